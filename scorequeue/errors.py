@@ -1,0 +1,146 @@
+"""Every exception that the three programs raise on purpose.
+
+ScorequeueError
+├── UsageError                  2  wrong usage, or input that cannot be read at all
+│   ├── InputError              2  a file is missing, is a directory, is not what its format says
+│   ├── MissingFieldError       2  the text field is not among the columns
+│   ├── ContentConflictError    2  other content was sent under the same idempotency key
+│   ├── LimitError              2  something is larger than the limit that it names
+│   └── MissingExtraError       2  an optional dependency is not installed
+├── RedisUnavailableError       3  Redis cannot be reached
+│   ├── RedisRefusedError       3  Redis answered no: auth, memory, version
+│   └── ProtocolTooNewError     3  the namespace is served by a newer Scorequeue
+├── NotFinishedError            4  gave up waiting, or results asked for before the end
+├── JobNotFoundError            5  no such job, or its results have expired
+├── VersionError                6
+│   ├── VersionNotFoundError    6  no such checkpoint version, or the registry is empty
+│   └── VerificationError       6  a checkpoint version does not match its manifest
+├── GateRefusedError            7  the promote gate said no
+├── JobNotCleanError            8  too many failed rows, not completed, or an audit differs
+└── InternalError               1  a bug or a sick machine; the log has the trace
+    ├── CodecError              1  bytes in the ledger that this program cannot read
+    ├── ScoreCountError         1  a backend returned another number of scores than rows
+    └── DeviceSickError         1  the golden sentences fail on this device
+
+The number is the exit code of a command that ends with the error. A message says what was
+expected, what came, and what to do next.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What a command's exit status means; the same in all three programs."""
+
+    DONE = 0
+    UNEXPECTED = 1
+    USAGE = 2
+    REDIS = 3
+    NOT_FINISHED = 4
+    NO_SUCH_JOB = 5
+    NO_SUCH_VERSION = 6
+    GATE_REFUSED = 7
+    NOT_CLEAN = 8
+    INTERRUPTED = 130
+
+
+class ScorequeueError(Exception):
+    """Base of every error that a caller is expected to meet."""
+
+    exit_code: ExitCode = ExitCode.UNEXPECTED
+
+
+class UsageError(ScorequeueError):
+    """The caller asked for something that cannot be."""
+
+    exit_code = ExitCode.USAGE
+
+
+class InputError(UsageError):
+    """An input cannot be read as a whole (one bad row is a failed row, not this)."""
+
+
+class MissingFieldError(UsageError):
+    """The named text or id field is not among the input's columns."""
+
+
+class ContentConflictError(UsageError):
+    """A chunk or an option differs from what the same idempotency key was used for."""
+
+
+class LimitError(UsageError):
+    """Something is larger than a limit; the message names the limit and its setting."""
+
+
+class MissingExtraError(UsageError):
+    """An optional dependency is missing; the message is its install line."""
+
+
+class RedisUnavailableError(ScorequeueError):
+    """Redis cannot be reached."""
+
+    exit_code = ExitCode.REDIS
+
+
+class RedisRefusedError(RedisUnavailableError):
+    """Redis was reached and said no."""
+
+
+class ProtocolTooNewError(RedisUnavailableError):
+    """A newer Scorequeue wrote this namespace or message."""
+
+
+class NotFinishedError(ScorequeueError):
+    """The job has not ended (yet)."""
+
+    exit_code = ExitCode.NOT_FINISHED
+
+
+class JobNotFoundError(ScorequeueError):
+    """No such job, or its results have expired."""
+
+    exit_code = ExitCode.NO_SUCH_JOB
+
+
+class VersionError(ScorequeueError):
+    """A checkpoint version cannot be used."""
+
+    exit_code = ExitCode.NO_SUCH_VERSION
+
+
+class VersionNotFoundError(VersionError):
+    """The registry has no such version, or none at all."""
+
+
+class VerificationError(VersionError):
+    """A version's files are not what its manifest says."""
+
+
+class GateRefusedError(ScorequeueError):
+    """The promote gate said no."""
+
+    exit_code = ExitCode.GATE_REFUSED
+
+
+class JobNotCleanError(ScorequeueError):
+    """The job ended with more failures than allowed, or an audit differs."""
+
+    exit_code = ExitCode.NOT_CLEAN
+
+
+class InternalError(ScorequeueError):
+    """Our fault or the machine's, never the caller's."""
+
+
+class CodecError(InternalError):
+    """Bytes in the ledger are not of a format this program reads."""
+
+
+class ScoreCountError(InternalError):
+    """A backend returned another number of scores than it was given rows."""
+
+
+class DeviceSickError(InternalError):
+    """The device fails on sentences that it scored well before; its supervisor should act."""
