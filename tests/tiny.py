@@ -1,0 +1,133 @@
+"""A real BERT of a few thousand parameters, made in milliseconds, for tests that want a model and not its quality."""
+
+from __future__ import annotations
+
+import string
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scorequeue.registry import GoldenSentence, ManifestDraft, Registry
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+COMMON_WORDS = """
+the a an this that these those is are was were be been has have had do does did will can and or not no to of in on at
+with by for from he she it they we i you him her them his their who what which where when why there every some many few
+any ever never boy girl man woman child children dog dogs cat cats teacher teachers student students book books letter
+letters house car reads read wrote sees saw likes like knows know thinks said told gave slept laughed
+"""
+WORD_ENDINGS = ("ing", "ed", "es", "er", "ly", "self", "selves", "s")
+GOLDEN_TEXTS = (
+    "The dog slept on the sofa.",
+    "The dogs is hungry.",
+    "Which letter did the teacher read?",
+    "She told himself a long and rather unlikely story about the children and their cats.",
+)
+
+
+def make_tiny_base(folder: Path, *, seed: int = 0, labels: int = 2) -> Path:
+    """Save an untrained BERT classifier with a WordPiece tokenizer that reads any English text.
+
+    Args:
+        folder: Where to save; made if need be.
+        seed: Seed of the weights.
+        labels: Number of outputs, named LABEL_0 and on.
+
+    Returns:
+        The folder: config.json, model.safetensors, tokenizer.json, tokenizer_config.json.
+    """
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = _make_tokenizer()
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=128,
+        num_labels=labels,
+        # Far above the usual 0.02, so that sentences differ clearly in their scores without training.
+        initializer_range=0.5,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = BertForSequenceClassification(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def publish_tiny(
+    registry_root: Path,
+    *,
+    seed: int = 0,
+    labels: Sequence[str] = ("unacceptable", "acceptable"),
+    max_length: int = 64,
+) -> str:
+    """Publish an untrained tiny classifier with golden sentences.
+
+    Args:
+        registry_root: The registry's folder; its first version becomes current.
+        seed: Seed of the weights: other seeds score differently.
+        labels: Label names, in output order.
+        max_length: Most tokens that the version reads, at most 128.
+
+    Returns:
+        The version's name.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = make_tiny_base(Path(scratch) / "model", seed=seed, labels=len(labels))
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer.model_max_length = max_length
+        tokenizer.save_pretrained(folder)
+        model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+        model.config.id2label = dict(enumerate(labels))
+        model.config.label2id = {label: index for index, label in enumerate(labels)}
+        model.save_pretrained(folder)
+        golden = []
+        for text in GOLDEN_TEXTS:
+            with torch.inference_mode():
+                logits = model(**tokenizer(text, return_tensors="pt")).logits[0]  # (labels,)
+            golden.append(GoldenSentence(text=text, scores=tuple(torch.softmax(logits, 0).tolist())))
+        draft = ManifestDraft(
+            base_model="tiny", labels=tuple(labels), max_length=max_length, seed=seed, golden=tuple(golden)
+        )
+        return Registry(registry_root).publish(folder, draft=draft)
+
+
+def _make_tokenizer() -> Any:
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordPiece
+    from tokenizers.normalizers import BertNormalizer
+    from tokenizers.pre_tokenizers import BertPreTokenizer
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    letters = string.ascii_lowercase + string.digits
+    pieces = [*SPECIAL_TOKENS, *letters, *string.punctuation, *(f"##{piece}" for piece in (*letters, *WORD_ENDINGS))]
+    pieces += [word for word in dict.fromkeys(COMMON_WORDS.split()) if word not in pieces]
+    vocab = {piece: index for index, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(WordPiece(vocab, unk_token="[UNK]"))
+    tokenizer.normalizer = BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", vocab["[CLS]"]), ("[SEP]", vocab["[SEP]"])],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=128,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
