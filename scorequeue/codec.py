@@ -185,7 +185,9 @@ def decode_chunk(payload: bytes) -> Chunk:
             errors=_read_errors(header),
         )
     except (KeyError, ValueError, TypeError) as exc:
-        raise CodecError(f"expected a chunk of format {FORMAT}, got damaged bytes ({exc}); submit the job again") from exc
+        raise CodecError(
+            f"expected a chunk of format {FORMAT}, got damaged bytes ({exc}); submit the job again"
+        ) from exc
 
 
 def encode_result(result: ChunkResult) -> bytes:
@@ -238,7 +240,9 @@ def decode_result(payload: bytes) -> ChunkResult:
             origins={int(offset): (source, line) for offset, (source, line) in header.get("origins", {}).items()},
         )
     except (KeyError, ValueError, TypeError) as exc:
-        raise CodecError(f"expected a result of format {FORMAT}, got damaged bytes ({exc}); submit the job again") from exc
+        raise CodecError(
+            f"expected a result of format {FORMAT}, got damaged bytes ({exc}); submit the job again"
+        ) from exc
 
 
 def digest(payload: bytes) -> str:

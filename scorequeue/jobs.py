@@ -1,7 +1,7 @@
 """The values that cross boundaries: rows, results, jobs.
 
-Row types are named tuples: there are hundreds of thousands a second of them, and a frozen pydantic model costs more than
-twice as much to make (docs/decisions.md). What there is one of per job is a pydantic model.
+Row types are named tuples: there are hundreds of thousands a second of them, and a frozen pydantic model costs more
+than twice as much to make (docs/decisions.md). What there is one of per job is a pydantic model.
 """
 
 from __future__ import annotations

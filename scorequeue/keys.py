@@ -1,0 +1,103 @@
+"""Every Redis key of a namespace, in one place.
+
+All names begin with ``{<namespace>}:``; the braces are Redis's hash tag, so that a script may touch all of them in one
+slot. ``MEMBER`` is ``<job id>:<chunk index>``, ``LANE`` is ``express`` or ``bulk``. Times are in milliseconds of
+Redis's clock.
+
+For the namespace:
+
+    meta              hash    protocol; stamp: time of the last claim or renewal; expired: leases taken back so far
+    jobs              zset    job ids by creation time
+    endings           zset    ended jobs by the time their results expire
+    deadlines         zset    open jobs by the time they expire: their deadline, or an hour after the last upload
+    lane:LANE         zset    MEMBERs pending or leased by arrival time; its size is the signal to scale by
+    ring:LANE         list    jobs with chunks that were never claimed; the first one is next
+    front:LANE        list    MEMBERs that came back; they go before the ring
+    rows              hash    LANE:backlog rows pending or leased; LANE:waiting rows not leased
+    leases            zset    leased MEMBERs by expiry
+    holders           hash    MEMBER -> "token worker-id" of its lease
+    closed            list    "job lane chunks" of jobs that ended early, whose members have yet to leave lane:LANE
+    listeners:LANE    zset    worker ids by last sign of life
+    workers           hash    worker id -> what it says of itself (JSON)
+    scratch           -       never exists; deleting it first lets a script go on in a full Redis
+
+For a job (six at most, however many chunks):
+
+    job:ID            hash    state, options, counters, times
+    job:ID:inputs     hash    chunk index -> encoded chunk; deleted at commit
+    job:ID:chunks     hash    chunk index -> "rows digest", and " scored failed truncated token" once committed
+    job:ID:results    hash    chunk index -> encoded results
+    job:ID:suspects   hash    chunk index -> how often its lease expired
+    key:DIGEST        string  job id of an idempotency key
+
+Celery's own keys begin with ``{<namespace>}:celery:``; its lists ``express`` and ``bulk`` hold the bells. The channel
+``{<namespace>}:ended:ID`` carries one message when a job ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+
+PROTOCOL = 1
+"""Raised when an older program could not live in the same namespace."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Key names of one namespace."""
+
+    namespace: str
+
+    @property
+    def prefix(self) -> str:
+        """What every key begins with; scripts get it as their only declared key."""
+        return f"{{{self.namespace}}}:"
+
+    @property
+    def celery_prefix(self) -> str:
+        """What Celery's own keys begin with."""
+        return f"{self.prefix}celery:"
+
+    @property
+    def meta(self) -> str:
+        """Hash of the namespace's own facts."""
+        return f"{self.prefix}meta"
+
+    @property
+    def rows(self) -> str:
+        """Hash of row counts per lane."""
+        return f"{self.prefix}rows"
+
+    @property
+    def workers(self) -> str:
+        """Hash of what workers say of themselves."""
+        return f"{self.prefix}workers"
+
+    def listeners(self, lane: str) -> str:
+        """Zset of the workers that listen on a lane, by last sign of life."""
+        return f"{self.prefix}listeners:{lane}"
+
+    def job(self, job_id: str) -> str:
+        """Hash of a job's state, options, counters and times."""
+        return f"{self.prefix}job:{job_id}"
+
+    def chunks(self, job_id: str) -> str:
+        """Hash of a job's chunk records."""
+        return f"{self.prefix}job:{job_id}:chunks"
+
+    def inputs(self, job_id: str) -> str:
+        """Hash of a job's encoded chunks that are not committed yet."""
+        return f"{self.prefix}job:{job_id}:inputs"
+
+    def results(self, job_id: str) -> str:
+        """Hash of a job's encoded results."""
+        return f"{self.prefix}job:{job_id}:results"
+
+    def idempotency(self, key: str) -> str:
+        """Name of the string that leads from an idempotency key to its job; keys of any length fit."""
+        return f"{self.prefix}key:{blake2b(key.encode(), digest_size=16).hexdigest()}"
+
+    def ended_channel(self, job_id: str) -> str:
+        """Channel that carries one message when the job ends."""
+        return f"{self.prefix}ended:{job_id}"

@@ -1,0 +1,380 @@
+"""The record of all jobs: the only code that issues Redis commands for them.
+
+Each verb is one atomic Lua script (``lua/``) over the keys of ``keys.py``. A chunk goes
+
+                add_chunks           claim (token)               commit (token)
+     (upload) ------------> pending ---------------> leased ---------------------> done
+                              ^                        | renew
+                              +---- release, or lease expired
+
+and a job ``submitting -> queued -> running -> completed | cancelled | expired | failed``. Time comes from Redis.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn, TypeVar
+
+from redis import Redis
+from redis.exceptions import ResponseError
+
+from scorequeue import scripts
+from scorequeue.errors import (
+    ContentConflictError,
+    InternalError,
+    JobNotFoundError,
+    ProtocolTooNewError,
+    RedisRefusedError,
+    UsageError,
+)
+from scorequeue.jobs import JobSpec, JobState, JobStatus, Lane
+from scorequeue.keys import PROTOCOL, Keys
+from scorequeue.records import (
+    ChunkRecord,
+    ChunkUpload,
+    Claim,
+    Commit,
+    LaneRoom,
+    Lease,
+    LeasedChunk,
+    Opened,
+    Pressure,
+    read_record,
+    read_status,
+)
+from scorequeue.scripts import Script, ScriptRunner, translated
+from scorequeue.settings import Settings
+
+PATIENCE_S = 10.0
+"""How long a verb is repeated while Redis cannot be reached."""
+
+T = TypeVar("T")
+
+_OPEN, _ADD_CHUNKS, _SEAL, _CLAIM = Script("open"), Script("add_chunks"), Script("seal"), Script("claim")
+_RENEW, _COMMIT, _RELEASE = Script("renew"), Script("commit"), Script("release")
+_SWEEP, _DEPART = Script("sweep"), Script("depart")
+
+
+class Ledger:
+    """The verbs, for one namespace. Safe to use from several threads.
+
+    Verbs that may run twice are repeated for ``patience_s`` seconds while Redis cannot be reached; then they raise
+    RedisUnavailableError. RedisRefusedError (no rights, no memory) comes at once.
+    """
+
+    def __init__(self, client: Redis, keys: Keys, *, lease_s: float = 15.0, patience_s: float = PATIENCE_S) -> None:
+        self.keys = keys
+        self.lease_ms = round(lease_s * 1000)
+        self._redis = client
+        self._scripts = ScriptRunner(client, prefix=keys.prefix, patience_s=patience_s)
+
+    @classmethod
+    def connect(cls, settings: Settings, *, patience_s: float = PATIENCE_S) -> Ledger:
+        """Reach Redis, and check that this program can work with it.
+
+        Raises:
+            RedisUnavailableError: It cannot be reached.
+            RedisRefusedError: It refuses us, or is older than 6.2.
+            ProtocolTooNewError: A newer Scorequeue wrote the namespace.
+        """
+        client = scripts.connect(settings.redis_url)
+        ledger = cls(client, Keys(settings.namespace), lease_s=settings.lease_s, patience_s=patience_s)
+        with translated(client):
+            info = client.info("server")
+            protocol = int(client.hget(ledger.keys.meta, "protocol") or PROTOCOL)
+        version = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])
+        if version < scripts.OLDEST_REDIS:
+            raise RedisRefusedError(
+                f"expected Redis 6.2 or newer, got {'.'.join(map(str, version))}; update the server"
+            )
+        if protocol > PROTOCOL:
+            raise ProtocolTooNewError(
+                f"expected protocol {PROTOCOL} in namespace {settings.namespace}, got {protocol}; update this program"
+            )
+        return ledger
+
+    # --- the producer's verbs ---
+
+    def open(self, spec: JobSpec) -> Opened:
+        """Make a job, or find the one that this id or idempotency key already made."""
+        return self._opened(self._scripts.run(_OPEN, self._open_args(spec)))
+
+    def add_chunks(self, job_id: str, first_index: int, chunks: Sequence[ChunkUpload]) -> int:
+        """Add consecutive chunks to a job that is not sealed. The same chunks again change nothing.
+
+        Returns:
+            How many chunks of the job have arrived.
+
+        Raises:
+            JobNotFoundError: No such job.
+            ContentConflictError: A chunk that arrived before had other content.
+            UsageError: The job has been sealed, cancelled, or has expired.
+            RedisRefusedError: Redis is full.
+        """
+        return int(
+            self._refusable(job_id, lambda: self._scripts.run(_ADD_CHUNKS, _add_args(job_id, first_index, chunks)))
+        )
+
+    def seal(self, job_id: str, *, chunks: int, rows: int) -> JobState:
+        """Say that all of a job has arrived; the ledger checks that it has."""
+        answer = self._refusable(job_id, lambda: self._scripts.run(_SEAL, [job_id, chunks, rows]))
+        return JobState(answer.decode())
+
+    def submit(self, spec: JobSpec, chunks: Sequence[ChunkUpload]) -> Opened:
+        """Open, add and seal a small job in one round trip.
+
+        Where an idempotency key leads to an older job, nothing is added: the caller goes on with what ``open`` found.
+        """
+        rows = sum(chunk.rows for chunk in chunks)
+        answers = self._scripts.run_many(
+            [
+                (_OPEN, self._open_args(spec)),
+                (_ADD_CHUNKS, _add_args(spec.id, 0, chunks)),
+                (_SEAL, [spec.id, len(chunks), rows]),
+            ]
+        )
+        if isinstance(answers[0], ResponseError):
+            raise InternalError(f"the ledger could not open job {spec.id}: {answers[0]}") from answers[0]
+        if answers[0][0].decode() == spec.id:
+            for answer in answers[1:]:
+                if isinstance(answer, ResponseError):
+                    _refuse(spec.id, answer)
+        return self._opened(answers[0])
+
+    # --- the worker's verbs ---
+
+    def claim(
+        self, worker_id: str, lanes: Sequence[LaneRoom], *, versions: Iterable[str], default_version: str
+    ) -> Claim:
+        """Take back what has run out, then lease chunks: the lanes in the order given, each within its room.
+
+        Args:
+            worker_id: Who claims.
+            lanes: What fits.
+            versions: Versions that are ready; jobs pinned to another one stay where they are.
+            default_version: Pinned to jobs that have no version yet.
+
+        Raises:
+            RedisUnavailableError: No answer. It is not asked again: a lease taken without our knowing expires.
+        """
+        token = secrets.token_hex(8)
+        request = {
+            "worker": worker_id,
+            "token": token,
+            "lease_ms": self.lease_ms,
+            "versions": list(versions),
+            "default": default_version,
+            "lanes": lanes,
+        }
+        answer = self._scripts.run_once(_CLAIM, [json.dumps(request)])
+        return Claim(
+            chunks=[
+                LeasedChunk(Lease(job.decode(), int(index), token), version.decode(), int(deaths), payload)
+                for job, index, version, deaths, payload in zip(*[iter(answer[2:])] * 5, strict=True)
+            ],
+            waiting_version=answer[0].decode() or None,
+            waited_s=int(answer[1]) / 1000,
+        )
+
+    def renew(
+        self, worker_id: str, about: dict[str, Any], lanes: Sequence[Lane], leases: Sequence[Lease]
+    ) -> set[Lease]:
+        """Give a sign of life, and renew leases.
+
+        Returns:
+            The leases that are no longer this worker's.
+        """
+        args: list[scripts.Arg] = [worker_id, json.dumps(about), self.lease_ms, len(lanes), *lanes]
+        answer = self._scripts.run_once(_RENEW, args + _lease_args(leases))
+        lost = {(job.decode(), int(index)) for job, index in zip(*[iter(answer)] * 2, strict=True)}
+        return {lease for lease in leases if (lease.job_id, lease.chunk) in lost}
+
+    def commit(self, commits: Sequence[Commit]) -> list[str]:
+        """Write the results of scored chunks, several in one round trip.
+
+        Returns:
+            What became of each: ``done``, ``already`` (this very commit came twice), ``lost`` (the lease is somebody
+            else's by now), ``closed`` (the job ended early) or ``gone`` (the ledger knows no such job).
+        """
+        answers = self._scripts.run_many(
+            [(_COMMIT, [*c.lease, c.scored, c.failed, c.truncated, c.payload]) for c in commits]
+        )
+        for commit, answer in zip(commits, answers, strict=True):
+            if isinstance(answer, ResponseError):
+                raise InternalError(
+                    f"the ledger refused chunk {commit.lease.chunk} of job {commit.lease.job_id}: {answer}"
+                )
+        return [answer.decode() for answer in answers]
+
+    def release(self, leases: Sequence[Lease]) -> int:
+        """Give chunks back unscored, to the front of their lanes. Returns how many leases were still held."""
+        return int(self._scripts.run(_RELEASE, _lease_args(leases))) if leases else 0
+
+    def depart(self, worker_id: str, lanes: Sequence[Lane]) -> None:
+        """Leave in order: no longer counted among the live workers."""
+        self._scripts.run_once(_DEPART, [worker_id, *lanes])
+
+    # --- questions ---
+
+    def status(self, job_id: str) -> JobStatus:
+        """Say where a job is. Expired leases are taken back on the way.
+
+        Raises:
+            JobNotFoundError: No such job, or it has expired.
+        """
+        return self._scripts.repeat(lambda: self._status(job_id))
+
+    def wait_for_change(self, job_id: str, timeout_s: float) -> None:
+        """Return when the job ends, or when the time is over."""
+        with translated(self._redis), self._redis.pubsub() as channel:  # type: ignore[no-untyped-call]
+            channel.subscribe(self.keys.ended_channel(job_id))
+            channel.get_message(timeout=timeout_s)
+            state = self._redis.hget(self.keys.job(job_id), "state")  # it may have ended before we listened
+            if state is None or JobState(state.decode()).is_final:  # type: ignore[union-attr]
+                return
+            give_up_at = time.monotonic() + timeout_s
+            while (left_s := give_up_at - time.monotonic()) > 0:
+                message = channel.get_message(timeout=left_s)
+                if message is not None and message["type"] == "message":
+                    return
+
+    def result_payloads(self, job_id: str, start: int, count: int) -> list[bytes | None]:
+        """Return the encoded results of chunks ``start`` and on; None for those not committed."""
+        names = [str(index) for index in range(start, start + count)]
+        return self._scripts.repeat(lambda: self._hmget(self.keys.results(job_id), names))
+
+    def chunk_records(self, job_id: str, start: int, count: int) -> list[ChunkRecord]:
+        """Return what the ledger notes of chunks ``start`` and on; as many as there are."""
+        names = [str(index) for index in range(start, start + count)]
+        found = self._scripts.repeat(lambda: self._hmget(self.keys.chunks(job_id), names))
+        return [read_record(record) for record in found if record is not None]
+
+    def pressure(self, lane: Lane) -> Pressure:
+        """Say how full a lane and Redis are."""
+        return self._scripts.repeat(lambda: self._pressure(lane))
+
+    def workers(self) -> list[dict[str, Any]]:
+        """Return what each live worker says of itself, with its id and the seconds since its last sign of life."""
+        return self._scripts.repeat(self._workers)
+
+    def sweep(self) -> None:
+        """Take back expired leases and passed deadlines without claiming anything."""
+        self._scripts.run(_SWEEP, [self.lease_ms])
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._redis.close()
+
+    # --- how ---
+
+    def _open_args(self, spec: JobSpec) -> list[scripts.Arg]:
+        fields: list[scripts.Arg] = [
+            *("lane", spec.lane, "chunk_rows", spec.chunk_rows, "source", json.dumps(spec.source)),
+            *("metadata", json.dumps(spec.metadata), "reader_options", json.dumps(spec.reader_options, sort_keys=True)),
+        ]
+        if spec.model_version is not None:
+            fields += ["model_version", spec.model_version]
+        digest = ""
+        if spec.idempotency_key is not None:
+            fields += ["idempotency_key", spec.idempotency_key]
+            digest = self.keys.idempotency(spec.idempotency_key).rpartition(":")[2]
+        deadline_ms = "" if spec.deadline_s is None else round(spec.deadline_s * 1000)
+        return [spec.id, PROTOCOL, digest, round(spec.ttl_s * 1000), deadline_ms, *fields]
+
+    def _opened(self, answer: Any) -> Opened:
+        job_id = answer[0].decode()
+        names = ["state", "chunks", "chunk_rows", "reader_options"]
+        state, chunks, chunk_rows, options = self._scripts.repeat(lambda: self._hmget(self.keys.job(job_id), names))
+        if state is None or chunks is None or chunk_rows is None or options is None:
+            raise JobNotFoundError(
+                f"job {job_id} was there and is gone: Redis lost it or somebody deleted it; submit again"
+            )
+        return Opened(
+            job_id, bool(answer[1]), JobState(state.decode()), int(chunks), int(chunk_rows), json.loads(options)
+        )
+
+    def _refusable(self, job_id: str, action: Callable[[], T]) -> T:
+        try:
+            return action()
+        except ResponseError as exc:
+            _refuse(job_id, exc)
+
+    def _hmget(self, key: str, names: list[str]) -> list[bytes | None]:
+        with translated(self._redis):
+            return self._redis.hmget(key, names)  # type: ignore[return-value]
+
+    def _pressure(self, lane: Lane) -> Pressure:
+        with translated(self._redis), self._redis.pipeline(transaction=False) as pipe:
+            pipe.hget(self.keys.rows, f"{lane}:backlog")
+            pipe.info("memory")
+            backlog, memory = pipe.execute()
+        limit = memory.get("maxmemory", 0)
+        return Pressure(int(backlog or 0), memory["used_memory"] / limit if limit else None)
+
+    def _workers(self) -> list[dict[str, Any]]:
+        with translated(self._redis), self._redis.pipeline(transaction=False) as pipe:
+            pipe.time()
+            pipe.hgetall(self.keys.workers)
+            for lane in Lane:
+                pipe.zrange(self.keys.listeners(lane), 0, -1, withscores=True)
+            (seconds, micros), about, *listeners = pipe.execute()
+        now_ms = seconds * 1000 + micros // 1000
+        seen = {worker: at for lane in listeners for worker, at in lane if now_ms - at <= self.lease_ms}
+        return [
+            {"id": worker.decode(), "seen_s_ago": (now_ms - at) / 1000, **json.loads(about.get(worker, b"{}"))}
+            for worker, at in sorted(seen.items())
+        ]
+
+    def _status(self, job_id: str) -> JobStatus:
+        self._scripts.run_once(_SWEEP, [self.lease_ms])
+        with translated(self._redis), self._redis.pipeline(transaction=False) as pipe:
+            pipe.time()
+            pipe.hgetall(self.keys.job(job_id))
+            for lane in Lane:
+                pipe.zrange(self.keys.listeners(lane), 0, -1, withscores=True)
+            (seconds, micros), found, *listeners = pipe.execute()
+        if not found:
+            raise JobNotFoundError(
+                f"no job {job_id} in namespace {self.keys.namespace}: it never was, or its results expired"
+            )
+        now_ms = seconds * 1000 + micros // 1000
+        job = {name.decode(): value.decode() for name, value in found.items()}
+        live = dict(zip(Lane, listeners, strict=True))[Lane(job["lane"])]
+        return read_status(job_id, job, now_ms, live_workers=sum(now_ms - at <= self.lease_ms for _, at in live))
+
+
+def _add_args(job_id: str, first_index: int, chunks: Sequence[ChunkUpload]) -> list[scripts.Arg]:
+    args: list[scripts.Arg] = [job_id, first_index]
+    for chunk in chunks:
+        args += [chunk.rows, chunk.digest, chunk.payload]
+    return args
+
+
+def _lease_args(leases: Iterable[Lease]) -> list[scripts.Arg]:
+    return [part for lease in leases for part in lease]
+
+
+def _refuse(job_id: str, answer: ResponseError) -> NoReturn:
+    """Raise what a script's refusal means."""
+    code, _, rest = str(answer).partition(" ")
+    match code:
+        case "NOJOB":
+            raise JobNotFoundError(f"no job {job_id}: Redis lost it, or it was deleted; submit again") from answer
+        case "CONFLICT":
+            raise ContentConflictError(
+                f"chunk {rest} of job {job_id} arrived before with other content;"
+                " use another --idempotency-key for other input"
+            ) from answer
+        case "CLOSED":
+            raise UsageError(f"job {job_id} is {rest} and takes no more rows; submit a new job") from answer
+        case "GAP":
+            raise InternalError(f"job {job_id} has {rest} chunks, and a later one was sent") from answer
+        case "MISMATCH":
+            raise ContentConflictError(
+                f"job {job_id} holds {rest} chunks and rows, and other counts were sealed"
+            ) from answer
+        case _:
+            raise InternalError(f"the ledger refused job {job_id}: {answer}") from answer

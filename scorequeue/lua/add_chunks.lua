@@ -1,0 +1,40 @@
+-- add_chunks: ARGV job, index of the first chunk, then rows, digest, payload of each. Returns how many have arrived.
+-- Chunks arrive in order, so what is there is a prefix; one sent again must have the digest it had.
+local job, index = ARGV[1], tonumber(ARGV[2])
+local key = job_key(job)
+local f = redis.call('HMGET', key, 'state', 'lane', 'chunks', 'total', 'chunk_rows', 'deadline', 'in_ring')
+if not f[1] then return redis.error_reply('NOJOB ' .. job) end
+local arrived, total, chunk_rows = tonumber(f[3]), tonumber(f[4]), tonumber(f[5])
+if index > arrived then return redis.error_reply('GAP ' .. arrived) end
+
+local new, rows_added = {}, 0
+for i = 3, #ARGV, 3 do
+  if index < arrived then
+    local record = redis.call('HGET', job_key(job, 'chunks'), index)
+    if not record or string.match(record, '^%d+ (%x+)') ~= ARGV[i + 1] then
+      return redis.error_reply('CONFLICT ' .. index)
+    end
+  else
+    -- Only the last chunk may be short: then a row's position follows from its chunk's index.
+    if total ~= index * chunk_rows then return redis.error_reply('CONFLICT ' .. (index - 1)) end
+    total = total + ARGV[i]
+    rows_added = rows_added + ARGV[i]
+    new[#new + 1] = i
+  end
+  index = index + 1
+end
+if #new == 0 then return arrived end
+if f[1] ~= 'submitting' then return redis.error_reply('CLOSED ' .. f[1]) end
+
+for n, i in ipairs(new) do
+  local at = arrived + n - 1
+  redis.call('HSET', job_key(job, 'inputs'), at, ARGV[i + 2])
+  redis.call('HSET', job_key(job, 'chunks'), at, ARGV[i] .. ' ' .. ARGV[i + 1])
+  redis.call('ZADD', P .. 'lane:' .. f[2], now, member_of(job, at))
+end
+redis.call('HSET', key, 'chunks', arrived + #new, 'total', total, 'in_ring', 1)
+redis.call('HINCRBY', ROWS, f[2] .. ':backlog', rows_added)
+redis.call('HINCRBY', ROWS, f[2] .. ':waiting', rows_added)
+redis.call('ZADD', DEADLINES, math.min(now + UPLOAD_LIMIT_MS, tonumber(f[6]) or math.huge), job)
+if f[7] ~= '1' then redis.call('RPUSH', P .. 'ring:' .. f[2], job) end
+return arrived + #new

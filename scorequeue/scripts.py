@@ -1,0 +1,178 @@
+"""Runs the ledger's Lua scripts, and turns what Redis answers into our own errors.
+
+The client has its own retries off, because it would run a script twice without a word; the one loop that repeats a verb
+is here, and only verbs that may run twice go through it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from hashlib import sha1
+from importlib import resources
+from typing import Any, TypeVar
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    RedisError,
+    ResponseError,
+)
+from redis.retry import Retry
+
+from scorequeue.errors import RedisRefusedError, RedisUnavailableError
+from scorequeue.settings import mask_url
+
+SOCKET_TIMEOUT_S = 3.0
+"""No single answer of a healthy Redis takes longer; a black hole is noticed after it."""
+
+OLDEST_REDIS = (6, 2)
+"""LMOVE and kombu's own sweep need it."""
+
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 1.0
+
+T = TypeVar("T")
+Arg = str | int | float | bytes
+
+
+class Script:
+    """One verb: the shared prelude and its own lines, known to Redis by their digest."""
+
+    def __init__(self, name: str) -> None:
+        folder = resources.files("scorequeue") / "lua"
+        self.name = name
+        self.text = "\n".join((folder / f"{part}.lua").read_text() for part in ("prelude", name))
+        # Redis names scripts by SHA-1; nothing here relies on it for safety.
+        self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+def connect(url: str) -> redis.Redis:
+    """Return a client with short time-outs and no retries of its own.
+
+    Raises:
+        RedisUnavailableError: The address cannot be read.
+    """
+    try:
+        return redis.Redis.from_url(
+            url,
+            socket_timeout=SOCKET_TIMEOUT_S,
+            socket_connect_timeout=SOCKET_TIMEOUT_S,
+            socket_keepalive=True,
+            retry=Retry(NoBackoff(), 0),
+            retry_on_error=[],
+        )
+    except ValueError as exc:
+        raise RedisUnavailableError(
+            f"expected an address like redis://host:6379/0, got {mask_url(url)}: {exc}"
+        ) from exc
+
+
+class ScriptRunner:
+    """Runs scripts against one namespace.
+
+    Args:
+        client: A client made by ``connect``.
+        prefix: What every key of the namespace begins with.
+        patience_s: How long a verb is repeated while Redis cannot be reached.
+    """
+
+    def __init__(self, client: redis.Redis, *, prefix: str, patience_s: float) -> None:
+        self.client = client
+        self.prefix = prefix
+        self.patience_s = patience_s
+
+    def run(self, script: Script, args: Sequence[Arg]) -> Any:
+        """Run a script that may run twice, as often as it takes within the patience."""
+        return self.repeat(lambda: self.run_once(script, args))
+
+    def run_once(self, script: Script, args: Sequence[Arg]) -> Any:
+        """Run a script at most once; a lost answer is an error.
+
+        Raises:
+            RedisUnavailableError: Redis could not be reached, or its answer was lost.
+            RedisRefusedError: Redis said no.
+        """
+        with translated(self.client):
+            try:
+                return self.client.evalsha(script.sha, 1, self.prefix, *args)
+            except NoScriptError:  # a restart or a failover forgets scripts
+                return self.client.eval(script.text, 1, self.prefix, *args)
+
+    def run_many(self, calls: Sequence[tuple[Script, Sequence[Arg]]]) -> list[Any]:
+        """Run scripts that may run twice in one round trip, in order.
+
+        Returns:
+            One answer a script; a ``ResponseError`` stands where a script refused.
+        """
+        return self.repeat(lambda: self._run_many(calls))
+
+    def repeat(self, action: Callable[[], T]) -> T:
+        """Repeat an action that may happen twice while Redis cannot be reached, within the patience."""
+        give_up_at = time.monotonic() + self.patience_s
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                return action()
+            except RedisRefusedError:
+                raise
+            except RedisUnavailableError:
+                if time.monotonic() + pause_s > give_up_at:
+                    raise
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _run_many(self, calls: Sequence[tuple[Script, Sequence[Arg]]]) -> list[Any]:
+        with translated(self.client):
+            answers = self._pipeline(calls)
+            if any(isinstance(answer, NoScriptError) for answer in answers):
+                for script in {script.sha: script for script, _ in calls}.values():
+                    self.client.script_load(script.text)
+                answers = self._pipeline(calls)
+        for answer in answers:
+            if isinstance(answer, OutOfMemoryError):
+                raise RedisRefusedError(_refusal(answer)) from answer
+        return answers
+
+    def _pipeline(self, calls: Sequence[tuple[Script, Sequence[Arg]]]) -> list[Any]:
+        with self.client.pipeline(transaction=False) as pipe:
+            for script, args in calls:
+                pipe.evalsha(script.sha, 1, self.prefix, *args)
+            return pipe.execute(raise_on_error=False)
+
+
+class translated:
+    """Turns redis-py's errors into ours; what a script refused passes as it is."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, AuthenticationError | NoPermissionError | OutOfMemoryError):
+            raise RedisRefusedError(_refusal(error)) from error
+        if isinstance(error, ResponseError) and not isinstance(error, BusyLoadingError):
+            return
+        if isinstance(error, RedisError):
+            raise RedisUnavailableError(
+                f"expected Redis at {_address(self._client)}, got: {error}; start it (worker start --local brings one)"
+                " or name it with --redis-url"
+            ) from error
+
+
+def _refusal(error: BaseException) -> str:
+    if isinstance(error, OutOfMemoryError):
+        return f"Redis has no memory left for new rows ({error}); wait for workers, delete old jobs or raise maxmemory"
+    return f"Redis refused: {error}; check the user and password in --redis-url and the user's rights"
+
+
+def _address(client: redis.Redis) -> str:
+    where = client.connection_pool.connection_kwargs
+    return str(where["path"]) if "path" in where else f"{where.get('host', 'localhost')}:{where.get('port', 6379)}"

@@ -1,0 +1,32 @@
+"""Fixtures that every kind of test uses: a real Redis server, and a namespace of one's own on it."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers import RedisServer
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # nothing in the tests may reach for the hub unless a test serves one itself
+for name in [name for name in os.environ if name.startswith("SCOREQUEUE_")]:
+    del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One real Redis for the whole run; tests keep apart by namespace."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_url(redis_server: RedisServer) -> str:
+    return redis_server.url
+
+
+@pytest.fixture
+def namespace() -> str:
+    return f"test-{uuid.uuid4().hex[:12]}"
