@@ -1,0 +1,156 @@
+"""What the scorer needs of a device: padded token ids in, probabilities out.
+
+Two steps, so that a device that works by itself (a GPU) is given its next batch before the last one is done::
+
+    running = backend.begin(batch)      queued or, on a CPU, already done
+    scores = running.scores()           waits, float32 (rows, labels)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Scores = npt.NDArray[np.float32]
+
+
+class DeviceFullError(Exception):
+    """The device has no memory for this batch; a smaller one may go."""
+
+
+@dataclass(frozen=True)
+class Encodings:
+    """Tokenised rows, end to end.
+
+    Attributes:
+        token_ids: int32 (tokens,), special tokens included.
+        lengths: int32 (rows,): tokens per row, at least 1.
+        truncated: bool (rows,): whether the text was longer than the model reads.
+    """
+
+    token_ids: npt.NDArray[np.int32]
+    lengths: npt.NDArray[np.int32]
+    truncated: npt.NDArray[np.bool_]
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return len(self.lengths)
+
+    @cached_property
+    def starts(self) -> npt.NDArray[np.int64]:
+        """Where each row begins in ``token_ids``: int64 (rows,)."""
+        return np.cumsum(self.lengths, dtype=np.int64) - self.lengths
+
+
+@dataclass(frozen=True)
+class PaddedBatch:
+    """Rows padded on the right to the longest of them.
+
+    There are no token types: one text per row is all zeros, which is what models take them for when left out.
+
+    Attributes:
+        input_ids: int64 (rows, tokens).
+        lengths: int64 (rows,): tokens of each row without padding.
+    """
+
+    input_ids: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return len(self.input_ids)
+
+    @property
+    def width(self) -> int:
+        """Tokens of the longest row."""
+        return int(self.input_ids.shape[1])
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no row is padded, so that a model needs no mask."""
+        return bool((self.lengths == self.width).all())
+
+    @property
+    def attention_mask(self) -> npt.NDArray[np.bool_]:
+        """Which tokens are not padding: bool (rows, tokens)."""
+        mask: npt.NDArray[np.bool_] = np.arange(self.width) < self.lengths[:, None]
+        return mask
+
+
+def pad_rows(
+    token_ids: npt.NDArray[np.integer],
+    starts: npt.NDArray[np.integer],
+    lengths: npt.NDArray[np.integer],
+    *,
+    pad_id: int,
+) -> PaddedBatch:
+    """Gather rows into one padded batch, without a Python step per row or token.
+
+    Args:
+        token_ids: Tokens of many rows, end to end.
+        starts: (rows,): where each wanted row begins in ``token_ids``.
+        lengths: (rows,): its tokens.
+        pad_id: What stands behind a row's last token.
+    """
+    columns = np.arange(int(lengths.max()))
+    sources = starts[:, None] + columns  # (rows, tokens)
+    sizes: npt.NDArray[np.int64] = lengths.astype(np.int64)
+    # Behind the very last row there is nothing to gather: clipped there, and overwritten like all padding.
+    input_ids: npt.NDArray[np.int64] = token_ids.take(sources, mode="clip").astype(np.int64)
+    if int(sizes.min()) < len(columns):
+        input_ids[columns >= sizes[:, None]] = pad_id
+    return PaddedBatch(input_ids, sizes)
+
+
+class Running(Protocol):
+    """A batch that was given to the device."""
+
+    def scores(self) -> Scores:
+        """Wait for the batch and return probabilities, float32 (rows, labels). Called once, in order of ``begin``.
+
+        Raises:
+            DeviceFullError: The device has no memory for it.
+            Exception: Whatever the model raised.
+        """
+        ...
+
+
+class Backend(Protocol):
+    """A model on a device. Used by one thread at a time.
+
+    Attributes:
+        name: ``torch``, ``openvino`` or ``fake``.
+        device: What it runs on, in words.
+        dtype: Number format of its weights: ``float32``, ``bfloat16`` or ``float16``.
+        label_count: Scores per row.
+        depth: Batches that may be begun before the first one's scores are asked for.
+        token_budget: Padded tokens per batch that suit this device.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def device(self) -> str: ...  # noqa: D102
+    @property
+    def dtype(self) -> str: ...  # noqa: D102
+    @property
+    def label_count(self) -> int: ...  # noqa: D102
+    @property
+    def depth(self) -> int: ...  # noqa: D102
+    @property
+    def token_budget(self) -> int: ...  # noqa: D102
+
+    def begin(self, batch: PaddedBatch) -> Running:
+        """Give a batch to the device.
+
+        Raises:
+            DeviceFullError: The device has no memory for it.
+            Exception: Whatever the model raised.
+        """
+        ...

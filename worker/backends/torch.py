@@ -1,0 +1,231 @@
+"""A transformers sequence classifier in torch, on a CPU or a CUDA device."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForSequenceClassification
+from transformers.utils import logging as transformers_logging
+
+from scorequeue.errors import UsageError, VerificationError
+from worker.backends import DeviceFullError, PaddedBatch, Running, Scores
+
+CPU_TOKEN_BUDGET = 2_048
+"""Padded tokens per batch on a CPU: the flat top of the curve from 512 to 4,096 (docs/performance.md)."""
+
+CUDA_TOKEN_BUDGET = 16_384
+"""Padded tokens per batch on a GPU: a start, until a sweep on the device says better."""
+
+CUDA_DEPTH = 2
+"""Batches on a GPU at once: one runs, the next one waits in the stream."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+class TorchBackend:
+    """A checkpoint loaded on one device.
+
+    Args:
+        folder: A transformers folder with safetensors weights.
+        device: ``cpu``, ``cuda``, ``cuda:1``..., or ``auto``: CUDA where there is a device.
+        dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``: bfloat16 where the device computes in it natively,
+            else float16 on CUDA and float32 on a CPU.
+
+    Raises:
+        UsageError: There is no such device or dtype.
+        VerificationError: The folder cannot be loaded, or lacks weights of the classifier.
+    """
+
+    name = "torch"
+
+    def __init__(self, folder: Path, *, device: str = "auto", dtype: str = "auto") -> None:
+        self._device = _find_device(device)
+        chosen = choose_dtype(self._device) if dtype == "auto" else DTYPES.get(dtype)
+        if chosen is None:
+            raise UsageError(f"dtype should be auto or one of {', '.join(DTYPES)}, got {dtype!r}")
+        self._is_cuda = self._device.type == "cuda"
+        if not self._is_cuda:
+            torch.set_num_threads(usable_cpus())
+        self._model = _load(folder, dtype=chosen).to(self._device).eval()
+        self.dtype = str(chosen).removeprefix("torch.")
+        self.label_count = int(self._model.config.num_labels)
+        self.depth = CUDA_DEPTH if self._is_cuda else 1
+        self.token_budget = CUDA_TOKEN_BUDGET if self._is_cuda else CPU_TOKEN_BUDGET
+        self._host_buffers: list[_HostBuffer] = [_HostBuffer() for _ in range(self.depth + 1)]
+        self._begun = 0
+
+    @property
+    def device(self) -> str:
+        """What the model runs on, in words."""
+        if self._is_cuda:
+            return f"{self._device} ({torch.cuda.get_device_name(self._device)})"
+        return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+    def begin(self, batch: PaddedBatch) -> Running:
+        """Run a batch on a CPU, or queue it on a GPU's stream and return while it runs.
+
+        Raises:
+            DeviceFullError: The device has no memory for it.
+        """
+        with _memory_errors(), torch.inference_mode():
+            if self._is_cuda:
+                return self._begin_on_cuda(batch)
+            mask = None if batch.is_full else torch.from_numpy(batch.attention_mask.astype(np.int64))
+            return _Done(self._forward(torch.from_numpy(batch.input_ids), mask).numpy())
+
+    def _begin_on_cuda(self, batch: PaddedBatch) -> Running:
+        # One more buffer than batches in flight: its last reader is done when its turn comes round again.
+        buffer = self._host_buffers[self._begun % len(self._host_buffers)]
+        self._begun += 1
+        host_ids, host_lengths = buffer.fill(batch)
+        input_ids = host_ids.to(self._device, non_blocking=True)  # (rows, tokens)
+        mask = None
+        if not batch.is_full:
+            lengths = host_lengths.to(self._device, non_blocking=True)
+            columns = torch.arange(batch.width, device=self._device)
+            mask = (columns < lengths[:, None]).long()  # (rows, tokens)
+        scores = self._forward(input_ids, mask)
+        on_host = torch.empty(scores.shape, dtype=scores.dtype, pin_memory=True)
+        on_host.copy_(scores, non_blocking=True)
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record(torch.cuda.current_stream(self._device))
+        return _OnCuda(on_host, done)
+
+    def _forward(self, input_ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        logits = self._model(input_ids=input_ids, attention_mask=mask).logits
+        return torch.softmax(logits.float(), dim=-1)  # (rows, labels)
+
+
+class _Done:
+    """A batch that was scored at once."""
+
+    def __init__(self, scores: Scores) -> None:
+        self._scores = scores
+
+    def scores(self) -> Scores:
+        return self._scores
+
+
+class _OnCuda:
+    """A batch in a stream, whose scores are on their way to pinned memory."""
+
+    def __init__(self, on_host: torch.Tensor, done: torch.cuda.Event) -> None:
+        self._on_host = on_host
+        self._done = done
+
+    def scores(self) -> Scores:
+        with _memory_errors():
+            self._done.synchronize()
+        scores: Scores = self._on_host.numpy()
+        return scores
+
+
+class _HostBuffer:
+    """Pinned memory that a batch is copied from; it grows and is used again."""
+
+    def __init__(self) -> None:
+        self._ids = torch.empty(0, dtype=torch.int64)
+        self._lengths = torch.empty(0, dtype=torch.int64)
+
+    def fill(self, batch: PaddedBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._ids.numel() < batch.input_ids.size:
+            self._ids = torch.empty(batch.input_ids.size, dtype=torch.int64, pin_memory=True)
+        if self._lengths.numel() < batch.rows:
+            self._lengths = torch.empty(batch.rows, dtype=torch.int64, pin_memory=True)
+        ids = self._ids[: batch.input_ids.size].view(batch.rows, batch.width)
+        lengths = self._lengths[: batch.rows]
+        ids.copy_(torch.from_numpy(batch.input_ids))
+        lengths.copy_(torch.from_numpy(batch.lengths))
+        return ids, lengths
+
+
+def choose_dtype(device: torch.device) -> torch.dtype:
+    """The fastest dtype that the device computes in natively and a classifier can be trusted with."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.bfloat16 if has_native_bfloat16() else torch.float32
+
+
+def has_native_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices in hardware: AMX, AVX512-BF16, or ARM's bf16.
+
+    ``torch.ops.mkldnn._is_mkldnn_bf16_supported`` does not tell: it is true for any AVX512, where oneDNN converts to
+    float32 and is slower than float32 itself.
+    """
+    if hasattr(torch.cpu, "get_capabilities"):
+        found = torch.cpu.get_capabilities()
+        return any(found.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may use: its affinity, cut to the container's quota.
+
+    torch counts the machine's cores; in a container with a quota of two on 64 cores its threads would fight each other.
+    """
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = CPU_QUOTA.read_text().split()
+    except (OSError, ValueError):
+        return cpus
+    return cpus if quota == "max" else max(1, min(cpus, -(-int(quota) // int(period))))
+
+
+def _find_device(device: str) -> torch.device:
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"device should be auto, cpu, cuda or cuda:N, got {device!r}") from error
+    if found.type not in ("cpu", "cuda"):
+        raise UsageError(f"device should be auto, cpu, cuda or cuda:N, got {device!r}")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"no device {device}: torch sees {torch.cuda.device_count()} CUDA devices; try --device cpu")
+    return found
+
+
+def _load(folder: Path, *, dtype: torch.dtype) -> Any:
+    # A load report and bars on stderr are for people who load by hand; what matters of them is an error here.
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            dtype=dtype,  # left out, a folder saved in float16 loads as float16
+            # attn_implementation is left out: transformers takes SDPA wherever the architecture has it.
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise VerificationError(f"{folder} does not load in transformers: {str(error).splitlines()[0]}") from error
+    if report["missing_keys"] or report["mismatched_keys"]:
+        missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+        raise VerificationError(f"{folder} lacks weights of the classifier ({missing[0]}, ...): fit or import it again")
+    return model
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Raise DeviceFullError for the several ways in which torch says that memory is short."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise DeviceFullError(str(error)) from error
+    except MemoryError as error:
+        raise DeviceFullError(str(error)) from error
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" in str(error):
+            raise DeviceFullError(str(error)) from error
+        raise
