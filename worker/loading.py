@@ -1,0 +1,185 @@
+"""A checkpoint version on a device, and the way there.
+
+A version becomes ready in this order, and nothing is claimed for it before the end::
+
+    verified against its manifest -> loaded -> warmed up -> its golden sentences give their known scores
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from scorequeue.errors import DeviceSickError, ScoreCountError, UsageError
+from scorequeue.logs import fields
+from scorequeue.manifest import GoldenSentence
+from scorequeue.registry import Registry
+from worker.backends import Backend, Encodings, PaddedBatch, Scores, pad_rows
+from worker.backends.fake import FakeBackend, FakeTokenizer
+from worker.tokenizing import FolderTokenizer, Tokenizer
+
+log = logging.getLogger(__name__)
+
+GOLDEN_TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
+"""Largest difference of a golden score from the manifest's float32 one, by the dtype that computed it."""
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A version on a device, ready to score.
+
+    Attributes:
+        version: Its name in the registry.
+        labels: Label names, in the order of the scores.
+        backend: The model on its device; for the scorer's thread alone.
+        tokenizer: May be used by any thread.
+        golden: Sentences with their float32 scores; empty where scores mean nothing (the fake).
+    """
+
+    version: str
+    labels: tuple[str, ...]
+    backend: Backend
+    tokenizer: Tokenizer
+    golden: tuple[GoldenSentence, ...] = ()
+
+    def encode(self, texts: Sequence[str]) -> Encodings:
+        """Tokenise texts as this version reads them."""
+        return self.tokenizer.encode(texts)
+
+    def score_now(self, texts: Sequence[str]) -> Scores:
+        """Score a few texts as one batch, beside the queue: float32 (rows, labels).
+
+        Raises:
+            ScoreCountError: The backend returned another number of scores.
+            Exception: Whatever the backend raised.
+        """
+        encodings = self.encode(texts)
+        batch = pad_rows(encodings.token_ids, encodings.starts, encodings.lengths, pad_id=self.tokenizer.pad_id)
+        return check_shape(self.backend.begin(batch).scores(), rows=batch.rows, model=self)
+
+    def check_golden(self) -> None:
+        """Score the golden sentences and compare.
+
+        Raises:
+            DeviceSickError: They raise, are not finite, or are not what they were when the version was made.
+        """
+        if not self.golden:
+            return
+        where = f"version {self.version} on {self.backend.device} in {self.backend.dtype}"
+        try:
+            scores = self.score_now([sentence.text for sentence in self.golden])
+        except Exception as error:
+            raise DeviceSickError(f"golden sentences of {where} should be scored but raised {error!r}") from error
+        wanted = np.array([sentence.scores for sentence in self.golden], np.float32)  # (rows, labels)
+        tolerance = GOLDEN_TOLERANCE[self.backend.dtype]
+        # Scores this close have the same label too, except where two labels are within twice the tolerance of a tie.
+        difference = float(np.abs(scores - wanted).max()) if np.isfinite(scores).all() else float("nan")
+        if not difference <= tolerance:
+            raise DeviceSickError(
+                f"golden scores of {where} should be within {tolerance:g} of the manifest's but differ by "
+                f"{difference:.4g}; try --dtype float32, else another device"
+            )
+
+    def warm_up(self) -> None:
+        """Run a batch of one row and a full one, so that no job pays for first-time allocations.
+
+        Raises:
+            DeviceSickError: The device cannot run them.
+        """
+        row = self.encode(["A sentence to warm up with."])
+        row_width = int(row.lengths[0])
+        try:
+            for rows in (1, max(1, self.backend.token_budget // row_width)):
+                input_ids = np.repeat(row.token_ids[None, :].astype(np.int64), rows, axis=0)  # (rows, tokens)
+                self.backend.begin(PaddedBatch(input_ids, np.full(rows, row_width, np.int64))).scores()
+        except Exception as error:
+            raise DeviceSickError(f"{self.backend.device} cannot run version {self.version}: {error!r}") from error
+
+
+def check_shape(scores: Scores, *, rows: int, model: LoadedModel) -> Scores:
+    """Return the scores if there is one per row and label.
+
+    Raises:
+        ScoreCountError: There are more or fewer.
+    """
+    if scores.shape != (rows, len(model.labels)):
+        raise ScoreCountError(
+            f"backend {model.backend.name} should return scores of shape {(rows, len(model.labels))} for version "
+            f"{model.version} but returned {scores.shape}"
+        )
+    return scores
+
+
+def load_model(
+    registry: Registry,
+    version: str,
+    *,
+    backend: str = "auto",
+    device: str = "auto",
+    dtype: str = "auto",
+) -> LoadedModel:
+    """Verify, load, warm up and try a version.
+
+    Args:
+        registry: Where it is.
+        version: Its name.
+        backend: ``torch``, ``fake`` (the version's labels, made-up scores), or ``auto``.
+        device: See the backend.
+        dtype: See the backend.
+
+    Raises:
+        VersionNotFoundError: There is no such version.
+        VerificationError: It does not match its manifest, or does not load.
+        UsageError: No such backend, device or dtype.
+        DeviceSickError: The device does not give the golden scores.
+    """
+    manifest = registry.verify(version)
+    if backend == "fake":
+        return make_fake_model(version=version, labels=manifest.labels)
+    model = LoadedModel(
+        version=version,
+        labels=manifest.labels,
+        backend=_load_backend(registry.path(version), backend=backend, device=device, dtype=dtype),
+        tokenizer=FolderTokenizer(registry.path(version), max_length=manifest.max_length),
+        golden=manifest.golden,
+    )
+    model.warm_up()
+    model.check_golden()
+    log.info(
+        "version is ready",
+        extra=fields(
+            "version_ready", version=version, backend=model.backend.name, device=model.backend.device,
+            dtype=model.backend.dtype,
+        ),
+    )  # fmt: skip
+    return model
+
+
+def make_fake_model(
+    *,
+    version: str = "fake",
+    labels: Sequence[str] = ("unacceptable", "acceptable"),
+    rows_per_s: float | None = None,
+) -> LoadedModel:
+    """A model that needs no checkpoint, for tests of the queue and for measuring it alone.
+
+    Args:
+        version: Its name.
+        labels: Its labels.
+        rows_per_s: Speed of the pretended device; None answers at once.
+    """
+    backend = FakeBackend(label_count=len(labels), rows_per_s=rows_per_s)
+    return LoadedModel(version=version, labels=tuple(labels), backend=backend, tokenizer=FakeTokenizer())
+
+
+def _load_backend(folder: Path, *, backend: str, device: str, dtype: str) -> Backend:
+    if backend not in ("auto", "torch"):
+        raise UsageError(f"backend should be auto, torch or fake, got {backend!r}")
+    # Imported here: torch takes seconds, and the fake needs none of it.
+    from worker.backends.torch import TorchBackend
+
+    return TorchBackend(folder, device=device, dtype=dtype)

@@ -1,0 +1,187 @@
+"""Which checkpoint versions this worker has ready, and which one new jobs get."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from scorequeue.errors import VersionNotFoundError
+from scorequeue.logs import fields
+from worker.loading import LoadedModel, load_model, make_fake_model
+
+__all__ = ["LoadedModel", "ModelShelf", "load_model", "make_fake_model"]
+
+log = logging.getLogger(__name__)
+
+POLL_S = 2.0
+"""Seconds between two looks at ``current``."""
+
+MOST_VERSIONS = 2
+"""Versions loaded at once: the one for new jobs, and one that older jobs are pinned to."""
+
+
+class ModelShelf:
+    """The versions that are ready, and the one that new jobs get.
+
+    A version is *absent*, *loading* (in the follower's thread, beside those that are ready), *ready*, or *failed*: it
+    is then not tried again unless ``current`` moves away and back, or a pinned job asks for it once more. At most
+    ``MOST_VERSIONS`` are ready: the one that was used least recently, but never the one for new jobs, makes room for
+    another. What the scorer still holds of it lives until it is scored.
+
+    New jobs get another version only when the registry's ``current`` names it and it is ready; when it fails, the old
+    one stays, and an error is logged once.
+
+    Args:
+        load: Makes a version ready; ``load_model`` with its options bound.
+        read_current: What ``current`` names now, or None; ``Registry.current``.
+        poll_s: Seconds between two looks at ``current``.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[str], LoadedModel],
+        read_current: Callable[[], str | None],
+        *,
+        poll_s: float = POLL_S,
+    ) -> None:
+        self._load = load
+        self._read_current = read_current
+        self._poll_s = poll_s
+        self._lock = threading.Lock()
+        self._ready: dict[str, LoadedModel] = {}  # least recently used first
+        self._current: str | None = None
+        self._requested: str | None = None
+        self._failed: dict[str, str] = {}
+        self._seen: str | None = None
+        self._wake = threading.Event()
+        self._is_stopping = False
+        self._thread: threading.Thread | None = None
+
+    def load_first(self, version: str | None = None) -> LoadedModel:
+        """Make the first version ready, in the caller's thread.
+
+        Args:
+            version: Its name; None stands for ``current``.
+
+        Raises:
+            VersionNotFoundError: Nothing is current, or there is no such version.
+            ScorequeueError: Whatever keeps it from becoming ready, see ``load_model``.
+        """
+        self._seen = self._read_current()
+        version = version or self._seen
+        if version is None:
+            raise VersionNotFoundError("the registry has no current version; run `training fit`, or name --registry")
+        model = self._load(version)
+        with self._lock:
+            self._ready[version] = model
+            self._current = version
+        return model
+
+    @property
+    def current_version(self) -> str:
+        """Name of the version that new jobs get.
+
+        Raises:
+            VersionNotFoundError: ``load_first`` has not succeeded yet.
+        """
+        with self._lock:
+            if self._current is None:
+                raise VersionNotFoundError("no version is ready yet")
+            return self._current
+
+    def ready_versions(self) -> list[str]:
+        """Names of the versions that may be claimed for, the current one first."""
+        with self._lock:
+            return sorted(self._ready, key=lambda version: version != self._current)
+
+    def failed_versions(self) -> dict[str, str]:
+        """Versions that could not be made ready, and why."""
+        with self._lock:
+            return dict(self._failed)
+
+    def get(self, version: str) -> LoadedModel:
+        """Return a ready version, and note that it is in use.
+
+        Raises:
+            VersionNotFoundError: It is not ready (any more).
+        """
+        with self._lock:
+            model = self._ready.pop(version, None)
+            if model is None:
+                raise VersionNotFoundError(f"version {version} is not loaded; loaded are {sorted(self._ready)}")
+            self._ready[version] = model
+            return model
+
+    def request(self, version: str) -> None:
+        """Ask the follower for a version that jobs are pinned to; it is loaded soon, in place of another one."""
+        with self._lock:
+            if version not in self._ready:
+                self._requested = version
+        self._wake.set()
+
+    def follow(self) -> None:
+        """Start the thread that follows ``current`` and fulfils requests."""
+        self._thread = threading.Thread(target=self._follow, name="model-follower", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """Stop following; a load that is under way is left to end by itself."""
+        self._is_stopping = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    def _follow(self) -> None:
+        while not self._is_stopping:
+            try:
+                self.look()
+            except Exception as error:  # the loop's edge: a registry that is away for a while must not end it
+                log.warning("registry cannot be read", extra=fields("registry_unreadable", error=str(error)))
+            self._wake.wait(self._poll_s)
+            self._wake.clear()
+
+    def look(self) -> None:
+        """Look once: make a new ``current`` ready and ours, then load a requested version.
+
+        Raises:
+            ScorequeueError: ``current`` cannot be read.
+            OSError: The same.
+        """
+        current = self._read_current()
+        if current is not None and current != self._seen:
+            self._seen = current
+            if self._make_ready(current):
+                with self._lock:
+                    self._current = current
+                log.info("new jobs get another version", extra=fields("version_swapped", version=current))
+        with self._lock:
+            requested, self._requested = self._requested, None
+        if requested is not None:
+            self._make_ready(requested)
+
+    def _make_ready(self, version: str) -> bool:
+        with self._lock:
+            if version in self._ready:
+                return True
+            spare = next((name for name in self._ready if name != self._current), None)
+            if spare is not None and len(self._ready) >= MOST_VERSIONS:
+                # It goes first, so that there are never three on the device.
+                del self._ready[spare]
+                log.info("version makes room", extra=fields("version_dropped", version=spare))
+        try:
+            model = self._load(version)
+        except Exception as error:
+            with self._lock:
+                is_new = version not in self._failed
+                self._failed[version] = str(error)
+            if is_new:
+                log.error(
+                    "version cannot be used; the old one stays",
+                    extra=fields("version_failed", version=version, error=str(error)),
+                )
+            return False
+        with self._lock:
+            self._failed.pop(version, None)
+            self._ready[version] = model
+        return True
