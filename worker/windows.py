@@ -1,0 +1,131 @@
+"""What goes into the scorer and comes out of it, its figures, and the table that holds a window's rows end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from scorequeue.jobs import ErrorCode, Lane, RowError
+from worker.backends import Encodings, PaddedBatch, Scores
+from worker.batching import Ints, Window
+from worker.loading import LoadedModel
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkScores:
+    """A chunk that is done.
+
+    Attributes:
+        key: The key that it was submitted with.
+        scores: float32 (rows, labels), in the chunk's row order; NaN in failed rows.
+        failed: Why rows have no scores, by their offset in the chunk from 0.
+    """
+
+    key: Hashable
+    scores: Scores
+    failed: dict[int, RowError]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChunkWork:
+    """A chunk to score.
+
+    Attributes:
+        key: The caller's name of it, unique among what the scorer holds.
+        lane: Its lane.
+        model: The version to score it with.
+        encodings: Its rows, tokenised by that version; at least one.
+        on_done: Called in the scorer's thread when the last row is scored; must return at once and not raise.
+    """
+
+    key: Hashable
+    lane: Lane
+    model: LoadedModel
+    encodings: Encodings
+    on_done: Callable[[ChunkScores], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerStats:
+    """What the scorer has done so far.
+
+    Attributes:
+        batches: Batches scored.
+        rows: Rows that went through the model, a row tried again counted again.
+        failed_rows: Rows that failed alone on a healthy device.
+        tokens: Tokens of scored batches without padding.
+        padded_tokens: The same with padding.
+        forward_s: Seconds in which the device had a batch.
+        longest_batch_s: Longest time that one batch took.
+        memory_errors: Batches for which the device had no memory.
+        last_batch_at: When the last batch ended, on the monotonic clock; 0 before the first.
+    """
+
+    batches: int = 0
+    rows: int = 0
+    failed_rows: int = 0
+    tokens: int = 0
+    padded_tokens: int = 0
+    forward_s: float = 0.0
+    longest_batch_s: float = 0.0
+    memory_errors: int = 0
+    last_batch_at: float = 0.0
+
+    def after(self, batch: PaddedBatch, *, begun_at: float, now: float) -> ScorerStats:
+        """These figures with one more batch in them."""
+        # With two batches in flight the second one's time begins when the first one ended.
+        took_s = now - max(begun_at, self.last_batch_at)
+        return replace(
+            self,
+            batches=self.batches + 1,
+            rows=self.rows + batch.rows,
+            tokens=self.tokens + int(batch.lengths.sum()),
+            padded_tokens=self.padded_tokens + batch.input_ids.size,
+            forward_s=self.forward_s + took_s,
+            longest_batch_s=max(self.longest_batch_s, took_s),
+            last_batch_at=now,
+        )
+
+
+@dataclass(eq=False)
+class WindowTable:
+    """All rows of a window end to end: their tokens to gather from, and their scores to scatter to."""
+
+    window: Window[ChunkWork]
+    failed: dict[int, RowError] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        parts = [work.encodings for work in self.window.tickets]
+        rows = self.window.rows
+        if len(parts) == 1:
+            self.token_ids, self.lengths, self.starts = parts[0].token_ids, parts[0].lengths, parts[0].starts
+        else:
+            self.token_ids = np.concatenate([part.token_ids for part in parts])
+            self.lengths = np.concatenate([part.lengths for part in parts])
+            self.starts = np.cumsum(self.lengths, dtype=np.int64) - self.lengths
+        labels = len(self.window.tickets[0].model.labels)
+        self.scores: Scores = np.full((rows, labels), np.nan, np.float32)
+        self.left = rows
+        sizes = np.diff(self.window.bounds)
+        self.left_of: Ints = sizes.copy()  # (chunks,)
+        self.chunk_of: Ints = np.repeat(np.arange(len(sizes)), sizes)  # (rows,)
+
+    def store(self, positions: Ints, scores: Scores, error: Exception | None) -> list[tuple[ChunkWork, ChunkScores]]:
+        """Take scores in; return the chunks that this completes."""
+        self.scores[positions] = scores
+        if error is not None:
+            reason = RowError(ErrorCode.SCORING_FAILED, f"the model could not score this row ({type(error).__name__})")
+            self.failed.update(dict.fromkeys(positions.tolist(), reason))
+        chunks, counts = np.unique(self.chunk_of[positions], return_counts=True)
+        self.left_of[chunks] -= counts
+        self.left -= len(positions)
+        return [self._finished(int(chunk)) for chunk in chunks[self.left_of[chunks] == 0]]
+
+    def _finished(self, chunk: int) -> tuple[ChunkWork, ChunkScores]:
+        work = self.window.tickets[chunk]
+        begin, end = int(self.window.bounds[chunk]), int(self.window.bounds[chunk + 1])
+        failed = {position - begin: reason for position, reason in self.failed.items() if begin <= position < end}
+        # A copy, so that a committer that is behind does not keep the whole window alive.
+        return work, ChunkScores(work.key, self.scores[begin:end].copy(), failed)
