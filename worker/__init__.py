@@ -1,0 +1,1 @@
+"""Scores rows: a Celery worker that owns one device."""

@@ -239,7 +239,7 @@ class Scorer:
         """
         pick = flight.pick
         if isinstance(error, DeviceFullError):
-            self._halve_budget(pick, error)
+            self._halve_budget(flight, error)
         if pick.rows > 1:
             for half in pick.halves():
                 self._finish(self._begin(half))
@@ -253,13 +253,21 @@ class Scorer:
         self._stats = replace(self._stats, failed_rows=self._stats.failed_rows + 1)
         self._store(pick, np.full((1, len(flight.model.labels)), np.nan, np.float32), error=error)
 
-    def _halve_budget(self, pick: Pick[ChunkWork], error: Exception) -> None:
-        if pick.rows > 1:
+    def _halve_budget(self, flight: _Flight, error: Exception) -> None:
+        padded_tokens = flight.batch.input_ids.size if flight.batch else 0
+        # A batch over the budget was cut before the budget fell, or is one long row: neither says anything about it.
+        if padded_tokens <= self._queue.token_budget:
             self._queue.token_budget = max(1, self._queue.token_budget // 2)
         self._stats = replace(self._stats, memory_errors=self._stats.memory_errors + 1)
         log.warning(
             "device has no memory for a batch",
-            extra=fields("out_of_memory", rows=pick.rows, token_budget=self._queue.token_budget, error=str(error)),
+            extra=fields(
+                "out_of_memory",
+                rows=flight.pick.rows,
+                padded_tokens=padded_tokens,
+                token_budget=self._queue.token_budget,
+                error=str(error),
+            ),
         )
 
     def _assemble(self, pick: Pick[ChunkWork], model: LoadedModel) -> PaddedBatch:

@@ -1,0 +1,102 @@
+"""The Celery side of a worker: one reason beside each setting, and the signal handlers.
+
+Celery does what it is good at here: it delivers bells, runs the pumps in its pool's threads, answers remote control and
+shuts down. Everything that must not be lost is the ledger's.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from celery import Celery, signals
+from celery.exceptions import SecurityWarning
+from celery.worker import state as celery_state
+
+from scorequeue.jobs import Lane
+from scorequeue.queue import SCORE_TASK, make_app
+from worker.settings import WorkerSettings
+
+SPARE_THREADS = 1
+"""A bell that finds its pump running needs a thread for a moment, to say so."""
+
+
+def make_worker_app(settings: WorkerSettings, score: Callable[[Lane], None]) -> Celery:
+    """Return the application with the task ``score(lane)``, which runs the lane's pump."""
+    app = make_app(settings)
+    app.conf.update(
+        # A bell is not the record: acknowledged early, it costs no bookkeeping, and none is redelivered.
+        task_acks_late=False,
+        # A queue's outage is no reason to end: ask for ever, the supervisor decides otherwise.
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        # Pumps hold their leases through an outage; losing the connection must not cancel them.
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        # Prints and logs stay ours.
+        worker_redirect_stdouts=False,
+        worker_hijack_root_logger=False,
+        # Nobody listens to events unless a monitor asks for them.
+        worker_send_task_events=False,
+        # The first signal drains through our own handler.
+        worker_soft_shutdown_timeout=0,
+    )
+
+    @app.task(name=SCORE_TASK, ignore_result=True)  # type: ignore[untyped-decorator]
+    def score_lane(lane: str) -> None:
+        score(Lane(lane))
+
+    return app
+
+
+def run_celery(app: Celery, settings: WorkerSettings, *, worker_id: str, on_stop: Callable[[], None]) -> int:
+    """Serve bells until told to stop.
+
+    Args:
+        app: Made by ``make_worker_app``.
+        settings: The worker's.
+        worker_id: Random for each start, because host name and pid repeat in containers.
+        on_stop: Called inside the signal handler at every SIGTERM, SIGINT and SIGQUIT: it may set events and nothing
+            else (no Redis, no lock).
+
+    Returns:
+        Celery's exit code.
+    """
+    # It warns of running as root because pickled messages could run code; ours are JSON, and nothing else is accepted.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
+    installed = _install_handlers_when_ready(on_stop)
+    try:
+        worker = app.Worker(
+            hostname=f"scorequeue-{worker_id}@{socket.gethostname()}",
+            pool="threads",
+            concurrency=len(settings.lanes) + SPARE_THREADS,
+            queues=[lane.value for lane in settings.lanes],
+            loglevel="WARNING",
+            quiet=True,  # no banner: the log's first line says what runs here
+            # Who is alive is the ledger's to say.
+            without_gossip=True,
+            without_mingle=True,
+            without_heartbeat=True,
+        )
+        worker.start()
+    finally:
+        signals.worker_ready.disconnect(installed)
+    return int(worker.exitcode or 0)
+
+
+def _install_handlers_when_ready(on_stop: Callable[[], None]) -> Callable[..., None]:
+    """Put our handlers over Celery's, whose cold shutdown does not work with the threads pool."""
+
+    def handle(signum: int, frame: Any) -> None:
+        celery_state.should_stop = os.EX_OK
+        on_stop()
+
+    def install(**_: Any) -> None:
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(signum, handle)
+
+    signals.worker_ready.connect(install, weak=False)
+    return install

@@ -1,0 +1,166 @@
+"""``worker start`` and ``worker status``. Only click is imported here: the rest comes with the command."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import click
+
+from scorequeue import __version__
+from scorequeue.errors import ExitCode, ScorequeueError
+
+
+def _shared(command: Any) -> Any:
+    """Add the options that every command takes."""
+    for option in reversed(
+        [
+            click.option("--redis-url", envvar="SCOREQUEUE_REDIS_URL", show_envvar=True, metavar="URL", help="Redis."),
+            click.option(
+                "--namespace", envvar="SCOREQUEUE_NAMESPACE", show_envvar=True, help="Prefix of every key in Redis."
+            ),
+            click.option(
+                "--log-level",
+                envvar="SCOREQUEUE_LOG_LEVEL",
+                show_envvar=True,
+                type=click.Choice(["debug", "info", "warning", "error"]),
+            ),
+            click.option(
+                "--log-format",
+                envvar="SCOREQUEUE_LOG_FORMAT",
+                show_envvar=True,
+                type=click.Choice(["text", "json"]),
+            ),
+            click.option("--quiet", is_flag=True, help="Log warnings and errors only."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="worker")
+def cli() -> None:
+    """Score sentences from the queue on this machine's GPU or CPU."""
+
+
+@cli.command()
+@_shared
+@click.option("--registry", envvar="SCOREQUEUE_REGISTRY", show_envvar=True, help="Folder of checkpoint versions.")
+@click.option("--device", envvar="SCOREQUEUE_DEVICE", show_envvar=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--backend", envvar="SCOREQUEUE_BACKEND", show_envvar=True, type=click.Choice(["auto", "torch", "fake"]))
+@click.option(
+    "--dtype",
+    envvar="SCOREQUEUE_DTYPE",
+    show_envvar=True,
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    help="Number format of the weights; auto takes bfloat16 where the device has it natively.",
+)
+@click.option(
+    "--token-budget",
+    envvar="SCOREQUEUE_TOKEN_BUDGET",
+    show_envvar=True,
+    metavar="auto|N",
+    help="Most padded tokens in a batch.",
+)
+@click.option("--lanes", envvar="SCOREQUEUE_LANES", show_envvar=True, help="express,bulk or one of them.")
+@click.option(
+    "--drain-timeout",
+    "drain_timeout_s",
+    envvar="SCOREQUEUE_DRAIN_TIMEOUT_S",
+    show_envvar=True,
+    metavar="DURATION",
+    help="Time to finish the batch on the device after SIGTERM.",
+)
+@click.option("--local", is_flag=True, help="Start an embedded Redis in .scorequeue/, or join the one that runs there.")
+def start(*, local: bool, quiet: bool, **options: Any) -> None:
+    r"""Start a worker in the foreground.
+
+    It loads the registry's current version, tries it on its golden sentences, and then takes work until it is told to
+    stop. SIGTERM or Ctrl-C drains: the batch on the device is finished, the rest goes back to the queue.
+
+    \b
+    Example:
+      worker start --local
+    """
+    with _errors():
+        from worker.local import LocalRedis
+        from worker.service import run_worker
+        from worker.settings import WorkerSettings
+
+        if local:
+            with LocalRedis() as server:
+                settings = WorkerSettings.load(**{**options, "redis_url": server.url})
+                status = _run(run_worker, settings, quiet=quiet)
+        else:
+            status = _run(run_worker, WorkerSettings.load(**options), quiet=quiet)
+    sys.exit(status)
+
+
+@cli.command()
+@_shared
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(*, as_json: bool, quiet: bool, **options: Any) -> None:
+    r"""Show the live workers.
+
+    One line a worker: what it runs on, which version it has ready, how many rows it has scored since its start.
+
+    \b
+    Example:
+      worker status --json
+    """
+    with _errors():
+        from scorequeue.ledger import Ledger
+        from worker.settings import WorkerSettings
+
+        settings = WorkerSettings.load(**options)
+        workers = Ledger.connect(settings).workers()
+        if as_json:
+            click.echo(json.dumps(workers, indent=2))
+        elif not workers:
+            click.echo("no live worker; start one with: worker start", err=True)
+        for worker in [] if as_json else workers:
+            where = f"{worker.get('host')}:{worker.get('pid')}"
+            how = f"{worker.get('backend')} {worker.get('dtype')} on {worker.get('device')}"
+            lanes = ",".join(worker.get("lanes", []))
+            click.echo(
+                f"{worker['id']}  {where}  {how}  {worker.get('model_version')}  {lanes}  {worker.get('rows')} rows"
+            )
+
+
+def main() -> NoReturn:
+    """Entry point of the ``worker`` command."""
+    cli(prog_name="worker")
+    sys.exit(0)
+
+
+def _run(run_worker: Any, settings: Any, *, quiet: bool) -> int:
+    from scorequeue.logs import configure
+
+    configure("warning" if quiet else settings.log_level, settings.log_format)
+    return int(run_worker(settings))
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Turn what goes wrong into one line and the exit code of its class."""
+    try:
+        yield
+    except ScorequeueError as exc:
+        click.echo(f"Error: {exc}", err=True)
+        sys.exit(exc.exit_code)
+    except ModuleNotFoundError as exc:
+        if exc.name in ("torch", "transformers", "tokenizers", "numpy", "safetensors"):
+            click.echo(f'Error: {exc.name} is not installed; run: pip install "scorequeue[worker]"', err=True)
+            sys.exit(ExitCode.USAGE)
+        raise
+    except KeyboardInterrupt:
+        sys.exit(ExitCode.INTERRUPTED)
+    except Exception as exc:
+        logging.getLogger("worker").exception("unexpected error")
+        click.echo(f"Error: unexpected {type(exc).__name__}: {exc}; the log has the trace", err=True)
+        sys.exit(ExitCode.UNEXPECTED)

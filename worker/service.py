@@ -1,0 +1,182 @@
+"""One worker from start to end: what is built in which order, and what is let go of in which.
+
+    starting    Redis is reached, the checkpoint is verified, loaded and tried; nothing is claimed before
+    serving     Celery runs the pumps, the lookout does when bells are lost
+    draining    first SIGTERM: no more claims, the batch on the device is finished and committed, the rest goes back
+    ended       0 after a drain in time; 1 when the device is sick or a part failed: the supervisor should start anew
+
+A second signal while draining, or a drain that outlasts its time-out, releases what it can and ends at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, cast
+
+from scorequeue import __version__
+from scorequeue.errors import ExitCode
+from scorequeue.ledger import Ledger
+from scorequeue.logs import fields
+from scorequeue.queue import Bells
+from scorequeue.records import Lease
+from scorequeue.registry import Registry
+from worker.app import make_worker_app, run_celery
+from worker.leases import LeaseKeeper
+from worker.loading import load_model
+from worker.lookout import Lookout
+from worker.models import ModelShelf
+from worker.scorer import Scorer
+from worker.settings import WorkerSettings
+from worker.tasks import Pump
+
+PATIENCE_S = 1.0
+"""The worker's threads wait for Redis themselves, and must notice meanwhile that they are told to stop."""
+
+CELERY_GRACE_S = 5.0
+"""Seconds that Celery has to end after the drain; it may be waiting for a Redis that is away."""
+
+HURRIED_STATUS = 1
+
+log = logging.getLogger(__name__)
+
+
+class Service:
+    """A worker process: ``starting -> serving -> draining -> ended``."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self.worker_id = uuid.uuid4().hex[:12]
+        self._settings = settings
+        self._started_at = datetime.now(UTC)
+        self._stopping = threading.Event()
+        self._hurry = threading.Event()
+        self._drained = threading.Event()
+        self._failure: BaseException | None = None
+
+        self._ledger = Ledger.connect(settings, patience_s=PATIENCE_S)
+        registry = Registry(settings.registry)
+        load = partial(load_model, registry, backend=settings.backend, device=settings.device, dtype=settings.dtype)
+        self._models = ModelShelf(load, registry.current)
+        first = self._models.load_first()
+        self._scorer = Scorer(on_sick=self._fail, token_budget=settings.token_budget or first.backend.token_budget)
+        self._keeper = LeaseKeeper(
+            self._ledger, self.worker_id, lanes=settings.lanes, about=self._about, on_fatal=self._fail
+        )
+        bells = Bells(settings)
+        self._pumps = {
+            lane: Pump(
+                lane,
+                worker_id=self.worker_id,
+                ledger=self._ledger,
+                keeper=self._keeper,
+                models=self._models,
+                scorer=self._scorer,
+                bells=bells,
+                stopping=self._stopping,
+            )
+            for lane in settings.lanes
+        }
+        self._lookout = Lookout(list(self._pumps.values()), stopping=self._stopping, on_fatal=self._fail)
+
+    def run(self) -> int:
+        """Serve until told to stop. Returns the process's exit status."""
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(signum, lambda *_: self._stop())
+        self._models.follow()
+        self._scorer.start()
+        self._keeper.start()
+        self._lookout.start()
+        threading.Thread(target=self._drain, name="drain", daemon=True).start()
+        log.info("worker is ready", extra=fields("worker_ready", worker=self.worker_id, **self._about()))
+
+        app = make_worker_app(self._settings, lambda lane: self._pumps[lane].run())
+        run_celery(app, self._settings, worker_id=self.worker_id, on_stop=self._stop)
+
+        self._stop_without_hurry()
+        self._drained.wait(self._settings.drain_timeout_s + CELERY_GRACE_S)
+        return self._exit_status()
+
+    def _stop(self) -> None:
+        """Called inside signal handlers: sets events and nothing else."""
+        if self._stopping.is_set():
+            self._hurry.set()
+        self._stopping.set()
+
+    def _stop_without_hurry(self) -> None:
+        self._stopping.set()
+
+    def _fail(self, error: BaseException) -> None:
+        """A part of the worker cannot go on: give everything back, and let the supervisor act."""
+        self._failure = self._failure or error
+        os.kill(os.getpid(), signal.SIGTERM)  # the one way that Celery's loop and ours both hear
+
+    def _drain(self) -> None:
+        """Let go of everything, in the order that loses the least work."""
+        self._stopping.wait()
+        give_up_at = time.monotonic() + self._settings.drain_timeout_s
+        log.info("worker drains", extra=fields("drain", timeout_s=self._settings.drain_timeout_s))
+        threading.Thread(target=self._end_in_a_hurry, args=(give_up_at,), name="hurry", daemon=True).start()
+
+        def left_s() -> float:
+            return max(0.0, give_up_at - time.monotonic())
+
+        self._lookout.join(left_s())  # 1. pumps stop claiming: they look at `stopping` before each claim
+        unfinished = self._scorer.drain(left_s())  # 2. the batch on the device is finished, no other begins
+        self._keeper.flush(left_s())  # 3. its chunks are committed
+        self._keeper.release(cast("list[Lease]", unfinished))  # 4. the rest goes back, to the front of its lane
+        self._keeper.stop()  # 5. nothing is held any more: leave the list of live workers
+        self._models.stop(timeout_s=left_s())
+        log.info("worker drained", extra=fields("drained", released=len(unfinished)))
+        self._drained.set()
+        time.sleep(min(CELERY_GRACE_S, left_s() + 1.0))
+        os._exit(self._exit_status())  # Celery still waits for a Redis that is away; nothing of ours is left
+
+    def _end_in_a_hurry(self, give_up_at: float) -> None:
+        is_told = self._hurry.wait(max(0.0, give_up_at - time.monotonic()))
+        if self._drained.is_set():
+            return
+        why = "second signal" if is_told else "drain timed out"
+        log.warning("worker ends now; leases go back", extra=fields("hurry", why=why))
+        self._keeper.stop()
+        os._exit(HURRIED_STATUS)
+
+    def _exit_status(self) -> int:
+        return int(ExitCode.UNEXPECTED if self._failure is not None else ExitCode.DONE)
+
+    def _about(self) -> dict[str, Any]:
+        model = self._models.get(self._models.current_version)
+        return {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "version": __version__,
+            "started_at": self._started_at.isoformat(),
+            "lanes": [lane.value for lane in self._settings.lanes],
+            "backend": model.backend.name,
+            "device": model.backend.device,
+            "dtype": model.backend.dtype,
+            "model_version": model.version,
+            "ready_versions": self._models.ready_versions(),
+            "failed_versions": self._models.failed_versions(),
+            "rows": self._scorer.stats.rows,
+        }
+
+
+def run_worker(settings: WorkerSettings) -> int:
+    """Build a worker and serve.
+
+    Returns:
+        The process's exit status.
+
+    Raises:
+        RedisUnavailableError: Redis cannot be reached or refuses us.
+        VersionError: There is no checkpoint, or it does not verify.
+        DeviceSickError: The golden sentences fail on this device.
+    """
+    return Service(settings).run()
