@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scorequeue.errors import DeviceSickError, ScoreCountError, UsageError, VerificationError, VersionNotFoundError
+from scorequeue.manifest import GoldenSentence
+from scorequeue.registry import Registry
+from tests.tiny import GOLDEN_TEXTS, publish_tiny
+from worker.backends.fake import FakeBackend
+from worker.models import LoadedModel, ModelShelf, load_model, make_fake_model
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    publish_tiny(tmp_path)
+    return Registry(tmp_path)
+
+
+class Loads:
+    """A loader that remembers, and fails for versions that start with ``bad``."""
+
+    def __init__(self) -> None:
+        self.versions: list[str] = []
+
+    def __call__(self, version: str) -> LoadedModel:
+        self.versions.append(version)
+        if version.startswith("bad"):
+            raise VerificationError(f"{version} is broken")
+        return make_fake_model(version=version)
+
+
+class Pointer:
+    """What ``current`` names."""
+
+    def __init__(self, version: str | None) -> None:
+        self.version = version
+
+    def __call__(self) -> str | None:
+        return self.version
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    until = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < until, "the condition did not come true in time"
+        threading.Event().wait(0.005)
+
+
+def test_a_version_gives_its_golden_scores(registry: Registry) -> None:
+    version = registry.resolve(None)
+
+    model = load_model(registry, version, device="cpu", dtype="float32")
+
+    wanted = [sentence.scores for sentence in registry.manifest(version).golden]
+    assert (model.version, model.labels) == (version, ("unacceptable", "acceptable"))
+    np.testing.assert_allclose(model.score_now(GOLDEN_TEXTS), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("score", [0.01, float("nan")])
+def test_a_device_that_scores_otherwise_is_sick(registry: Registry, score: float) -> None:
+    model = load_model(registry, registry.resolve(None), device="cpu", dtype="float32")
+
+    wrong = GoldenSentence.model_construct(text=model.golden[0].text, scores=(1 - score, score))
+
+    with pytest.raises(DeviceSickError, match="within"):
+        dataclasses.replace(model, golden=(wrong,)).check_golden()
+
+
+def test_a_device_that_raises_is_sick() -> None:
+    model = dataclasses.replace(make_fake_model(), golden=(GoldenSentence(text="a", scores=(0.5, 0.5)),), labels=("a",))
+
+    with pytest.raises(DeviceSickError) as caught:
+        model.check_golden()
+
+    assert isinstance(caught.value.__cause__, ScoreCountError)
+
+
+def test_an_altered_version_is_not_loaded(registry: Registry) -> None:
+    version = registry.resolve(None)
+    with (registry.path(version) / "model.safetensors").open("r+b") as weights:
+        weights.seek(-4, 2)
+        weights.write(b"\0\0\0\0")
+
+    with pytest.raises(VerificationError, match="sha256"):
+        load_model(registry, version)
+
+
+def test_unknown_backends_and_versions_are_named(registry: Registry) -> None:
+    with pytest.raises(UsageError, match="tensorflow"):
+        load_model(registry, registry.resolve(None), backend="tensorflow")
+    with pytest.raises(VersionNotFoundError):
+        load_model(registry, "20200101T000000-abcdef")
+
+
+def test_the_fake_backend_takes_labels_from_the_registry(tmp_path: Path) -> None:
+    version = publish_tiny(tmp_path, labels=("a", "b", "c"))
+
+    model = load_model(Registry(tmp_path), version, backend="fake")
+
+    assert isinstance(model.backend, FakeBackend)
+    assert model.score_now(["x", "y"]).shape == (2, 3)
+
+
+def test_first_version_is_current_unless_named() -> None:
+    assert ModelShelf(Loads(), Pointer("v1")).load_first().version == "v1"
+    assert ModelShelf(Loads(), Pointer("v1")).load_first("v0").version == "v0"
+    with pytest.raises(VersionNotFoundError, match="training fit"):
+        ModelShelf(Loads(), Pointer(None)).load_first()
+
+
+def test_new_jobs_get_another_version_only_when_it_is_ready() -> None:
+    """A promote under load must never leave a worker without a version."""
+    pointer = Pointer("v1")
+    seen: list[tuple[str, list[str]]] = []
+
+    def load(version: str) -> LoadedModel:
+        if version == "v2":
+            seen.append((shelf.current_version, shelf.ready_versions()))
+        return make_fake_model(version=version)
+
+    shelf = ModelShelf(load, pointer)
+    shelf.load_first()
+
+    pointer.version = "v2"
+    shelf.look()
+
+    assert seen == [("v1", ["v1"])]
+    assert (shelf.current_version, shelf.ready_versions()) == ("v2", ["v2", "v1"])
+
+
+def test_a_version_that_fails_leaves_the_old_one_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    pointer, loads = Pointer("v1"), Loads()
+    shelf = ModelShelf(loads, pointer)
+    shelf.load_first()
+
+    pointer.version = "bad2"
+    with caplog.at_level(logging.ERROR):
+        for _ in range(3):
+            shelf.look()
+
+    assert (shelf.current_version, shelf.ready_versions()) == ("v1", ["v1"])
+    assert shelf.failed_versions() == {"bad2": "bad2 is broken"}
+    assert [record.message for record in caplog.records] == ["version cannot be used; the old one stays"]
+    assert loads.versions == ["v1", "bad2"]
+
+
+def test_a_requested_version_takes_the_place_of_the_least_recently_used() -> None:
+    shelf = ModelShelf(Loads(), Pointer("v1"))
+    shelf.load_first()
+    for version in ("old1", "old2"):
+        shelf.request(version)
+        shelf.look()
+
+    assert shelf.ready_versions() == ["v1", "old2"]
+    with pytest.raises(VersionNotFoundError, match="old1"):
+        shelf.get("old1")
+
+
+def test_at_most_two_versions_are_loaded_at_any_time() -> None:
+    """Two fit on the device; a third one beside them may not."""
+    pointer = Pointer("v1")
+
+    def load(version: str) -> LoadedModel:
+        assert len(shelf.ready_versions()) <= 1
+        return make_fake_model(version=version)
+
+    shelf = ModelShelf(load, pointer)
+    shelf.load_first()
+    for version in ("v2", "v3", "v4"):
+        pointer.version = version
+        shelf.look()
+
+    assert shelf.ready_versions() == ["v4", "v3"]
+
+
+def test_the_follower_outlives_a_registry_that_is_away() -> None:
+    pointer = Pointer("v1")
+    is_away = threading.Event()
+    was_asked = threading.Event()
+
+    def read_current() -> str | None:
+        if is_away.is_set():
+            was_asked.set()
+            raise OSError("the share is gone")
+        return pointer()
+
+    shelf = ModelShelf(Loads(), read_current, poll_s=0.01)
+    shelf.load_first()
+    shelf.follow()
+    is_away.set()
+    assert was_asked.wait(10)
+    pointer.version = "v2"
+    is_away.clear()
+
+    wait_for(lambda: shelf.current_version == "v2")
+    shelf.stop()
+
+
+def test_a_request_wakes_the_follower_at_once() -> None:
+    shelf = ModelShelf(Loads(), Pointer("v1"), poll_s=3_600)
+    shelf.load_first()
+    shelf.follow()
+
+    shelf.request("old")
+
+    wait_for(lambda: "old" in shelf.ready_versions())
+    shelf.stop()
