@@ -1,0 +1,178 @@
+"""csv and tsv: one record per row, columns by name or number."""
+
+from __future__ import annotations
+
+import csv
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
+from producer.readers.base import ID_NAMES, TEXT_NAMES, Reader, Record, missing_field, new_row, pick_field
+from producer.readers.options import ReaderOptions
+from producer.readers.streams import ByteSource
+from producer.rows import failed_row, is_plain_id
+from scorequeue.jobs import FIRST_ROW, ErrorCode, Row, RowError
+
+
+class DelimitedReader(Reader):
+    """The first record names the columns unless ``has_header`` is off; every other one is a row of as many fields."""
+
+    delimiter: str
+
+    def __init__(self, source: ByteSource, options: ReaderOptions) -> None:
+        super().__init__(source, options)
+        self.delimiter = options.delimiter or self.delimiter
+        self._columns: list[str] | None = None
+        self._width = 0
+        self._text_index = 0
+        self._id_index: int | None = None
+
+    @property
+    def columns(self) -> Sequence[str] | None:
+        """The header, as it stands in the input; None without one."""
+        return self._columns
+
+    def _learn_columns(self, fields: list[str]) -> bool:
+        """Find the columns in the first record; say whether it was a header."""
+        options = self.options
+        names = [field.strip() for field in fields] if options.has_header else [str(n + 1) for n in range(len(fields))]
+        if not options.has_header and options.text_field is None and len(fields) > 1:
+            raise missing_field(names, expected="--text-field NUMBER with --no-header", what="text", where=self.name)
+        text = pick_field(names, wanted=options.text_field, usual=TEXT_NAMES, what="text", where=self.name)
+        if text is None and len(names) == 1:
+            text = 0
+        if text is None:
+            expected = "a column text or sentence, or one column"
+            raise missing_field(names, expected=expected, what="text", where=self.name)
+        usual_ids = ID_NAMES if options.has_header else ()
+        self._id_index = pick_field(names, wanted=options.id_field, usual=usual_ids, what="id", where=self.name)
+        self._text_index = text
+        self._width = len(fields)
+        self._columns = fields if options.has_header else None
+        return options.has_header
+
+    def _row(self, fields: list[str], number: int) -> Row:
+        """Return the row of a record that was not plainly good."""
+        if not any(field.strip() for field in fields) and len(fields) <= 1:
+            return self.rules.row("", None, self.name, number)
+        if len(fields) != self._width:
+            kind = "comma" if self.delimiter == "," else "tab" if self.delimiter == "\t" else repr(self.delimiter)
+            message = f"expected {self._width} {kind}-separated fields, got {len(fields)}"
+            return failed_row(RowError(ErrorCode.INVALID_CSV, message), None, self.name, number)
+        row_id = None if self._id_index is None else fields[self._id_index]
+        return self.rules.row(fields[self._text_index], row_id, self.name, number)
+
+
+class TsvReader(DelimitedReader):
+    """Fields lie between tabs, without quoting: a quote is a quote."""
+
+    input_format = "tsv"
+    delimiter = "\t"
+
+    def _records(self) -> Iterator[tuple[Row, Record]]:
+        name, most, delimiter = self.name, self.rules.max_text_bytes, self.delimiter
+        blocks = self._line_blocks()
+        start = next(blocks, None)
+        if start is None:
+            return
+        first, lines = start
+        if self._learn_columns(lines[0].split(delimiter)):
+            blocks = chain([(first + 1, lines[1:])], blocks)
+        else:
+            blocks = chain([start], blocks)
+        width, text_index, id_index = self._width, self._text_index, self._id_index
+        for first, lines in blocks:
+            for number, line in enumerate(lines, first):
+                fields = line.split(delimiter)
+                if len(fields) == width:
+                    text = fields[text_index]
+                    row_id = None if id_index is None else fields[id_index]
+                    if (
+                        text.isascii()
+                        and 0 < len(text) <= most
+                        and not text.isspace()
+                        and (row_id is None or is_plain_id(row_id))
+                    ):
+                        yield new_row(Row, (text, row_id, name, number, None)), fields
+                        continue
+                yield self._overlong(line, number) or self._row(fields, number), fields
+
+
+class CsvReader(DelimitedReader):
+    """RFC 4180: a field in quotes may hold delimiters, quotes (doubled) and newlines.
+
+    Looser than the RFC in one point: a quote inside a field that does not begin with one is a character like others.
+
+    A record that breaks the rules, or a quote that is never closed, costs its first line only: that line is a failed
+    row and reading goes on with the next one, so that a forgotten quote does not swallow the rest of the file.
+    """
+
+    input_format = "csv"
+    delimiter = ","
+
+    def _records(self) -> Iterator[tuple[Row, Record]]:
+        name, most, number = self.name, self.rules.max_text_bytes, FIRST_ROW
+        # The limit is the interpreter's; it also ends the search for a closing quote.
+        if csv.field_size_limit() < most:
+            csv.field_size_limit(most)
+        lines = chain.from_iterable(lines for _, lines in self._line_blocks(keep_cr=True))
+        again: deque[str] = deque()
+        taken: list[str] = []
+        has_columns = False
+        while True:
+            parser = csv.reader(_feed(lines, again, taken), delimiter=self.delimiter, strict=True)
+            try:
+                for fields in parser:
+                    start = number
+                    number += len(taken)
+                    taken.clear()
+                    if not has_columns:
+                        if not fields:
+                            continue
+                        has_columns = True
+                        if self._learn_columns(fields):
+                            continue
+                    if len(fields) == self._width:
+                        text = fields[self._text_index]
+                        row_id = None if self._id_index is None else fields[self._id_index]
+                        if (
+                            text.isascii()
+                            and 0 < len(text) <= most
+                            and not text.isspace()
+                            and (row_id is None or is_plain_id(row_id))
+                        ):
+                            yield new_row(Row, (text, row_id, name, start, None)), fields
+                            continue
+                    yield self._row(fields, start), fields
+                return
+            except csv.Error as exc:
+                yield failed_row(self._fault(exc, taken), None, name, number), [taken[0].removesuffix("\r")]
+                again.extendleft(reversed(taken[1:]))
+                taken.clear()
+                number += 1
+
+    def _fault(self, exc: csv.Error, taken: Sequence[str]) -> RowError:
+        """Say what is wrong with a record that began with the first of the lines taken."""
+        reason = str(exc)
+        if "field limit" in reason and len(taken) == 1:
+            return self.rules.too_long(f"a field of over {csv.field_size_limit():,} characters")
+        if "field limit" in reason or "end of data" in reason:
+            reason = "a quote is opened and never closed"
+        elif "expected after" in reason:
+            reason = f"expected {self.delimiter!r} or the line's end after a closing quote (a quote inside is two)"
+        elif "new-line" in reason:
+            reason = "a carriage return stands outside of quotes"
+        return RowError(ErrorCode.INVALID_CSV, reason)
+
+
+def _feed(lines: Iterator[str], again: deque[str], taken: list[str]) -> Iterator[str]:
+    """Hand lines to the parser, those to be read again first, and note what it took."""
+    while True:
+        if again:
+            line = again.popleft()
+        else:
+            line = next(lines, None)  # type: ignore[assignment]
+            if line is None:
+                return
+        taken.append(line)
+        yield line + "\n"
