@@ -1,0 +1,25 @@
+"""The producer: files of sentences go on the queue as jobs, scores come back.
+
+``from producer import Client`` is all that a Python caller needs. The client is imported when it is first asked for, so
+that the command line starts quickly.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from producer.client import Client, Job
+    from producer.recount import Audit
+
+__all__ = ["Audit", "Client", "Job"]
+
+_HOMES = {"Audit": "producer.recount", "Client": "producer.client", "Job": "producer.client"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'producer' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

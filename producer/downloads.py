@@ -1,0 +1,66 @@
+"""A job's chunks out of the ledger, in input order, many in a round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from scorequeue import codec
+from scorequeue.codec import ChunkResult
+from scorequeue.errors import JobNotFoundError
+from scorequeue.jobs import JobState, JobStatus
+from scorequeue.ledger import Ledger
+from scorequeue.records import ChunkRecord
+
+WINDOW_CHUNKS = 64
+"""Chunks read in one round trip."""
+
+
+class ResultReader:
+    """Reads the results of a job as it was at one moment.
+
+    Args:
+        ledger: Where they are.
+        status: The job's status; rows that are committed later may or may not be among the results.
+    """
+
+    def __init__(self, ledger: Ledger, status: JobStatus) -> None:
+        self.status = status
+        self._ledger = ledger
+
+    def chunks(self) -> Iterator[ChunkResult]:
+        """Yield the results of the chunks that were committed, in input order.
+
+        Raises:
+            JobNotFoundError: Results vanished while they were read.
+        """
+        return (result for result in self._windows() if result is not None)
+
+    def all_chunks(self) -> Iterator[tuple[ChunkRecord, ChunkResult | None]]:
+        """Yield the record of every chunk, beside its result if it was committed."""
+        for start in range(0, self.status.chunks, WINDOW_CHUNKS):
+            count = min(WINDOW_CHUNKS, self.status.chunks - start)
+            records = self._ledger.chunk_records(self.status.id, start, count)
+            if len(records) != count:
+                raise self._vanished()
+            yield from zip(records, self._window(start, count), strict=True)
+
+    def reader_options(self) -> dict[str, str]:
+        """Return how the job's input was read."""
+        # The ledger reads it for `open`; asking by id changes nothing.
+        return self._ledger._opened([self.status.id.encode(), 0]).reader_options
+
+    def _windows(self) -> Iterator[ChunkResult | None]:
+        for start in range(0, self.status.chunks, WINDOW_CHUNKS):
+            yield from self._window(start, min(WINDOW_CHUNKS, self.status.chunks - start))
+
+    def _window(self, start: int, count: int) -> Iterator[ChunkResult | None]:
+        for payload in self._ledger.result_payloads(self.status.id, start, count):
+            if payload is not None:
+                yield codec.decode_result(payload)
+            elif self.status.state is JobState.COMPLETED:
+                raise self._vanished()
+            else:
+                yield None
+
+    def _vanished(self) -> JobNotFoundError:
+        return JobNotFoundError(f"results of job {self.status.id} are gone: they expired, or were deleted, while read")

@@ -1,0 +1,132 @@
+"""Several inputs as the rows of one job, and as the same rows again when results are joined to them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Self
+
+from producer.readers import Reader, ReaderOptions, open_input
+from producer.readers.base import Record
+from producer.readers.given import GivenTexts
+from scorequeue.errors import InputError
+from scorequeue.jobs import Row
+
+_FORMATS = "input_formats"
+
+
+class Inputs:
+    """Inputs in order, open and known to be readable; iterating yields the rows of all of them, once.
+
+    Args:
+        readers: One for each input.
+        options: What the caller asked for.
+    """
+
+    def __init__(self, readers: Sequence[Reader], options: ReaderOptions) -> None:
+        self.readers = readers
+        self.options = options
+
+    @classmethod
+    def open(
+        cls, paths: Sequence[str | os.PathLike[str]], options: ReaderOptions | None = None, *, names: Sequence[str] = ()
+    ) -> Self:
+        """Open inputs.
+
+        Args:
+            paths: Files, or ``-`` for standard input.
+            options: How to read them all.
+            names: What rows and messages call them; their paths unless given.
+
+        Raises:
+            InputError: One of them cannot be read.
+        """
+        options = options or ReaderOptions()
+        return cls(_open_all(paths, [options] * len(paths), names), options)
+
+    @classmethod
+    def of_texts(cls, texts: Sequence[str], options: ReaderOptions | None = None) -> Self:
+        """Take texts as they are, one a row."""
+        options = options or ReaderOptions()
+        return cls([GivenTexts(texts, options)], options)
+
+    @classmethod
+    def reopen(
+        cls, paths: Sequence[str | os.PathLike[str]], reader_options: Mapping[str, str], *, names: Sequence[str]
+    ) -> Self:
+        """Open inputs the way a job's inputs were opened.
+
+        Args:
+            paths: Where the inputs are now, in the job's order.
+            reader_options: The job's.
+            names: The job's sources.
+
+        Raises:
+            InputError: There are more or fewer of them than the job has, or one cannot be read.
+        """
+        if not names:
+            raise InputError("expected a job made from files; this one's rows came from Python or --text")
+        if len(paths) != len(names):
+            listed = ", ".join(names)
+            raise InputError(f"expected the job's {len(names)} inputs in their order ({listed}), got {len(paths)}")
+        options = ReaderOptions.from_strings(reader_options)
+        formats = reader_options.get(_FORMATS, options.input_format).split(",")
+        each = [replace(options, input_format=name) for name in formats]
+        return cls(_open_all(paths, each, names), options)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the inputs are called; texts from the command line come from nowhere."""
+        return tuple(reader.name for reader in self.readers if not isinstance(reader, GivenTexts))
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of all the files; None when one of them is a pipe."""
+        sizes = [reader.size for reader in self.readers]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+
+    @property
+    def position(self) -> int:
+        """Bytes read so far."""
+        return sum(reader.position for reader in self.readers)
+
+    def job_options(self) -> dict[str, str]:
+        """Return what a job has to keep so that ``reopen`` yields the same rows."""
+        return {**self.options.to_strings(), _FORMATS: ",".join(reader.input_format for reader in self.readers)}
+
+    def __iter__(self) -> Iterator[Row]:
+        """Yield the rows in order."""
+        for reader in self.readers:
+            yield from reader
+
+    def records(self) -> Iterator[tuple[Reader, Row, Record]]:
+        """Yield the rows with their reader and the record they were made from."""
+        for reader in self.readers:
+            for row, record in reader.records():
+                yield reader, row, record
+
+    def close(self) -> None:
+        """Close the files."""
+        for reader in self.readers:
+            reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _open_all(
+    paths: Sequence[str | os.PathLike[str]], options: Sequence[ReaderOptions], names: Sequence[str]
+) -> list[Reader]:
+    readers: list[Reader] = []
+    try:
+        for index, path in enumerate(paths):
+            readers.append(open_input(path, options[index], name=names[index] if names else None))
+    except BaseException:
+        for reader in readers:
+            reader.close()
+        raise
+    return readers

@@ -1,0 +1,186 @@
+"""The audit: a job's rows counted again, trusting no counter."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from scorequeue import codec
+from scorequeue.codec import ChunkResult
+from scorequeue.errors import CodecError
+from scorequeue.jobs import FIRST_ROW, JobState, JobStatus
+from scorequeue.ledger import Ledger
+from scorequeue.records import ChunkRecord
+
+_WINDOW_CHUNKS = 64
+_MOST_SHOWN = 20
+"""Differences that are named one by one; beyond, they are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What a recount found.
+
+    Attributes:
+        job_id: The job.
+        state: Its state when the recount began.
+        total: Rows in the chunk records.
+        scored: Rows with a label in the decoded results.
+        failed: Rows with an error in the decoded results.
+        cancelled: Rows of a job that has ended which have no result.
+        pending: Rows of a job that has not ended which have no result yet.
+        chunks: Chunk records.
+        differences: One sentence for each thing that does not add up.
+    """
+
+    job_id: str
+    state: JobState
+    total: int
+    scored: int
+    failed: int
+    cancelled: int
+    pending: int
+    chunks: int
+    differences: tuple[str, ...]
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether every row is accounted for once."""
+        return not self.differences
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the audit as ``audit --json`` prints it."""
+        return {**asdict(self), "is_clean": self.is_clean}
+
+
+def recount(ledger: Ledger, job_id: str) -> Audit:
+    """Count a job's rows from its chunk records and its decoded results.
+
+    A job that is running may be audited: its counters then have to lie between those of before and after.
+
+    Raises:
+        JobNotFoundError: No such job.
+    """
+    before = ledger.status(job_id)
+    tally = _Tally()
+    for start in range(0, before.chunks, _WINDOW_CHUNKS):
+        count = min(_WINDOW_CHUNKS, before.chunks - start)
+        # Records first: what is noted as committed then has its result.
+        records = ledger.chunk_records(job_id, start, count)
+        payloads = ledger.result_payloads(job_id, start, count)
+        if len(records) != count:
+            tally.differ(f"chunks {start} to {start + count - 1}: expected {count} records, found {len(records)}")
+        for index, (record, payload) in enumerate(zip(records, payloads, strict=False), start):
+            tally.add(index, record, payload)
+    after = before if before.state.is_final else ledger.status(job_id)
+    tally.compare(before, after)
+    has_ended = before.state.is_final
+    open_rows = tally.counts["open"]
+    return Audit(
+        job_id=job_id,
+        state=before.state,
+        total=tally.counts["total"],
+        scored=tally.counts["scored"],
+        failed=tally.counts["failed"],
+        cancelled=open_rows if has_ended else 0,
+        pending=0 if has_ended else open_rows,
+        chunks=tally.counts["chunks"],
+        differences=tally.differences(),
+    )
+
+
+class _Tally:
+    """Rows counted so far, and what did not add up."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._differences: list[str] = []
+        self._versions: set[str] = set()
+        self._more = 0
+
+    def differ(self, what: str) -> None:
+        if len(self._differences) < _MOST_SHOWN:
+            self._differences.append(what)
+        else:
+            self._more += 1
+
+    def differences(self) -> tuple[str, ...]:
+        return (*self._differences, *([f"and {self._more:,} more differences"] if self._more else []))
+
+    def add(self, index: int, record: ChunkRecord, payload: bytes | None) -> None:
+        first_row = FIRST_ROW + self.counts["total"]
+        self.counts["chunks"] += 1
+        self.counts["total"] += record.rows
+        if record.scored is None:
+            self.counts["open"] += record.rows
+            return
+        if payload is None:
+            self.differ(f"chunk {index}: committed with {record.rows} rows, but its results are missing")
+            return
+        try:
+            result = codec.decode_result(payload)
+        except CodecError as exc:
+            self.differ(f"chunk {index}: {exc}")
+            return
+        self._add_result(index, record, result, first_row)
+
+    def _add_result(self, index: int, record: ChunkRecord, result: ChunkResult, first_row: int) -> None:
+        if result.first_row != first_row:
+            self.differ(f"chunk {index}: expected rows from {first_row}, its results begin with {result.first_row}")
+        if result.rows != record.rows:
+            self.differ(f"chunk {index}: expected {record.rows} rows, its results have {result.rows}")
+        failed = sum(1 for offset in result.errors if 0 <= offset < result.rows)
+        scored = result.rows - failed
+        width = len(result.labels)
+        without = sum(
+            1
+            for offset in range(result.rows)
+            if offset not in result.errors and not _is_scored(result.scores[offset * width : (offset + 1) * width])
+        )
+        if without:
+            self.differ(f"chunk {index}: {without} rows have neither scores nor an error")
+        self.counts["scored"] += scored - without
+        self.counts["failed"] += failed
+        self.counts["truncated"] += len(result.truncated)
+        for what, noted, found in (
+            ("scored", record.scored, scored - without),
+            ("failed", record.failed, failed),
+            ("truncated", record.truncated, len(result.truncated)),
+        ):
+            if noted != found:
+                self.differ(f"chunk {index}: its record says {noted} {what}, its results have {found}")
+        if scored:
+            self._versions.add(result.model_version)
+
+    def compare(self, before: JobStatus, after: JobStatus) -> None:
+        counts = self.counts
+        for status in [before] if before is after else [before, after]:
+            parts = status.scored + status.failed + status.cancelled + status.pending
+            if parts != status.total:
+                self.differ(f"the counters say {status.total} rows in all, and {parts} by what became of them")
+        has_ended = before.state.is_final
+        for what, low, found, high in (
+            ("chunks", before.chunks, counts["chunks"], before.chunks),
+            ("rows", before.total, counts["total"], before.total),
+            ("scored", before.scored, counts["scored"], after.scored),
+            ("failed", before.failed, counts["failed"], after.failed),
+            ("truncated", before.truncated, counts["truncated"], after.truncated),
+            ("cancelled", before.cancelled, counts["open"] if has_ended else 0, after.cancelled),
+        ):
+            if not low <= found <= high:
+                self.differ(
+                    f"the counters say {low if low == high else f'{low} to {high}'} {what}, the recount {found}"
+                )
+        if has_ended and before.pending:
+            self.differ(f"the job has ended as {before.state} with {before.pending} rows pending")
+        if before.state is JobState.COMPLETED and counts["open"]:
+            self.differ(f"the job is completed, and {counts['open']} rows have no result")
+        wrong = sorted(self._versions - {before.model_version or after.model_version or ""})
+        if wrong:
+            self.differ(f"expected one model version, {after.model_version}, found results of {', '.join(wrong)}")
+
+
+def _is_scored(scores: Any) -> bool:
+    return len(scores) > 0 and all(map(math.isfinite, scores))
