@@ -1,0 +1,74 @@
+"""Where results go: standard output, or a file that is written aside and renamed once it is whole."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+from scorequeue.errors import InputError
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def write_output(pieces: Iterable[str], output: str | None) -> None:
+    """Write text as UTF-8.
+
+    Args:
+        pieces: The text; if making it fails, a file that was there before stays as it was.
+        output: A file, or None or ``-`` for standard output.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    if output is None or output == "-":
+        _write(pieces, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+        return
+    path = Path(output)
+    if path.exists() and not path.is_file():
+        # A device or a named pipe: it must not be replaced by a file.
+        with path.open("wb") as file:
+            _write(pieces, file)
+        return
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with aside.open("xb") as file:
+            _write(pieces, file)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as exc:
+        raise InputError(f"{output}: cannot be written: {exc.strerror or exc}") from exc
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def check_output(output: str | None) -> None:
+    """Check, before any work is done, that a file can be made there.
+
+    Raises:
+        InputError: It cannot.
+    """
+    if output is None or output == "-":
+        return
+    path = Path(output)
+    if path.is_dir():
+        raise InputError(f"{output}: expected a file to write to, got a directory")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        reason = "no permission to write there" if path.parent.is_dir() else "there is no such folder"
+        raise InputError(f"{output}: cannot be written: {reason}")
+
+
+def _write(pieces: Iterable[str], file: BinaryIO) -> None:
+    for piece in pieces:
+        try:
+            data = piece.encode()
+        except UnicodeEncodeError:
+            # What was no text in the input is marked by lone surrogates, which UTF-8 cannot carry.
+            data = _SURROGATES.sub("\ufffd", piece).encode()
+        file.write(data)
