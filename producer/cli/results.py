@@ -1,0 +1,79 @@
+"""producer results: a job's rows with their scores, in input order."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from producer.cli.options import context_options, start
+from scorequeue.errors import UsageError
+
+
+@click.command(epilog="Example: producer results 019a2b3c4d5e7f608192a3b4c5d6e7f8 --join in.csv --output scored.csv")
+@click.argument("job_id", metavar="JOB")
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["jsonl", "csv", "tsv", "table"]),
+    help="Default: by the suffix of --output, else a table on a terminal, else jsonl.",
+)
+@click.option("--output", metavar="FILE", type=click.Path(), help="Write to a file, which appears once it is whole.")
+@click.option("--errors", "only_errors", is_flag=True, help="Only the rows that failed.")
+@click.option("--partial", is_flag=True, help="Take what is there while the job still runs.")
+@click.option(
+    "--join",
+    "joined",
+    metavar="INPUT",
+    multiple=True,
+    type=click.Path(),
+    help="Write this input's own columns and pred_label, pred_score, pred_error; one for each input of the job.",
+)
+@context_options
+@click.pass_context
+def results(
+    ctx: click.Context,
+    job_id: str,
+    output_format: str | None,
+    output: str | None,
+    only_errors: bool,
+    partial: bool,
+    joined: tuple[str, ...],
+) -> None:
+    """Write a job's results in input order.
+
+    Scored rows carry a label, its score and the score of every label; failed rows carry their error, file and line.
+    """
+    from producer.cli.show import write_results
+    from producer.inputs import Inputs
+    from producer.output import check_output
+    from producer.writers import choose_format
+
+    if joined and only_errors:
+        raise UsageError("expected either --join or --errors, got both")
+    check_output(output)
+    started = start(ctx)
+    with started.connect() as client:
+        job = client.job(job_id)
+        reader = job.reader(partial=partial)
+        inputs = None
+        if joined:
+            inputs = Inputs.reopen(joined, reader.reader_options(), names=reader.status.source)
+        try:
+            output_format = choose_format(
+                output_format,
+                output,
+                is_terminal=sys.stdout.isatty(),
+                joined=inputs.readers[0].input_format if inputs else None,
+            )
+            write_results(
+                job,
+                output_format=output_format,
+                output=output,
+                inputs=inputs,
+                partial=partial,
+                only_errors=only_errors,
+            )
+        finally:
+            if inputs is not None:
+                inputs.close()

@@ -1,0 +1,112 @@
+"""The group of commands, and the one place where errors become a line and an exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import click
+
+from producer.cli.options import come_back_hint, context_options
+from scorequeue.errors import ExitCode, InternalError, ScorequeueError
+
+_COMMANDS = ("submit", "status", "results", "audit")
+
+_BROKEN_PIPE = 141
+"""What a shell reports of a program that ended because its reader did: 128 + SIGPIPE."""
+
+log = logging.getLogger(__name__)
+
+
+class LazyGroup(click.Group):
+    """Commands are modules of this package; each is imported when it is named or listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names, in the order of a job's life."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"producer.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a reader of our output that went away is no error worth words."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # What is still in the buffer has no reader; without this the interpreter would complain at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.exceptions.Exit(_BROKEN_PIPE) from None
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run a command line, and end the process with the exit code of what happened."""
+        names = {"prog_name": prog_name or "producer", "complete_var": complete_var}
+        if not standalone_mode:
+            return super().main(args, standalone_mode=False, **names, **extra)
+        try:
+            code = super().main(args, standalone_mode=False, **names, **extra)
+        except Exception as exc:
+            code = _report(exc)
+        sys.exit(code if isinstance(code, int) else ExitCode.DONE)
+
+
+def _report(exc: Exception) -> int:
+    """Say what went wrong in one line; return the exit code."""
+    if isinstance(exc, click.Abort):
+        _say(f"Interrupted. {come_back_hint()}".rstrip())
+        return ExitCode.INTERRUPTED
+    if isinstance(exc, click.exceptions.NoArgsIsHelpError):
+        exc.show()
+        return ExitCode.USAGE
+    if isinstance(exc, click.ClickException):
+        path = exc.ctx.command_path if isinstance(exc, click.UsageError) and exc.ctx else "producer"
+        _say(f"Error: {exc.format_message()} See: {path} --help")
+        return ExitCode.USAGE
+    if isinstance(exc, ScorequeueError):
+        if isinstance(exc, InternalError):
+            log.debug("internal error", exc_info=exc)
+        _say(f"Error: {exc}")
+        return exc.exit_code
+    log.debug("unexpected error", exc_info=exc)
+    hint = "" if log.isEnabledFor(logging.DEBUG) else "; run it again with --log-level debug to see where"
+    _say(f"Error: unexpected {type(exc).__name__}: {exc}{hint}")
+    return ExitCode.UNEXPECTED
+
+
+def _say(line: str) -> None:
+    click.echo(" ".join(line.splitlines()), err=True)
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Example: producer submit sentences.csv --wait --join --output scored.csv",
+)
+@context_options
+@click.version_option(package_name="scorequeue", message="%(prog)s %(version)s")
+def producer() -> None:
+    """Put sentences on the queue, get their scores back.
+
+    A job is everything that is submitted at once. Results and job ids go to stdout, talk and progress to stderr; errors
+    are one line. Options that name a variable can be set in the environment.
+    """
+
+
+def main() -> None:
+    """Run the ``producer`` command."""
+    producer()

@@ -1,0 +1,75 @@
+"""How results, a status and an audit look."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from producer.client import Job
+    from producer.inputs import Inputs
+    from producer.progress import Narrator
+    from scorequeue.jobs import JobStatus
+
+_FILE_WIDTH = 120
+"""Characters of a table's lines in a file, which has no width of its own."""
+
+
+def write_results(
+    job: Job, *, output_format: str, output: str | None, inputs: Inputs | None, partial: bool, only_errors: bool = False
+) -> None:
+    """Write a job's results, joined to its inputs if they are given."""
+    from producer.join import join
+    from producer.output import write_output
+    from producer.writers import render_joined, render_results, render_table
+
+    reader = job.reader(partial=partial)
+    if output_format == "table":
+        from rich.console import Console
+
+        is_file = output is not None and output != "-"
+        console = Console(file=io.StringIO(), width=_FILE_WIDTH) if is_file else Console(file=sys.stdout)
+        rows = join(reader, inputs) if inputs is not None else reader.chunks()
+        write_output(render_table(console, rows, only_errors=only_errors), output)
+    elif inputs is not None:
+        write_output(render_joined(output_format, join(reader, inputs)), output)
+    else:
+        write_output(render_results(output_format, reader.chunks(), only_errors=only_errors), output)
+
+
+def note_missing_workers(status: JobStatus, narrator: Narrator) -> None:
+    """Say that nobody is there to score a job, if so."""
+    if status.live_workers == 0 and not status.state.is_final:
+        narrator.note(f"no live worker listens on lane {status.lane}; start one with: worker start")
+
+
+def status_lines(status: JobStatus) -> str:
+    """Return a status as aligned lines."""
+    rate = f", {status.rows_per_second:,.0f} rows/s" if status.rows_per_second else ""
+    left = f", about {status.eta_seconds:,.0f} s left" if status.eta_seconds else ""
+    facts = {
+        "job": status.id,
+        "state": f"{status.state}{rate}{left}",
+        "rows": f"{status.total:,} = {status.scored:,} scored + {status.failed:,} failed"
+        f" + {status.cancelled:,} cancelled + {status.pending:,} pending",
+        "truncated": f"{status.truncated:,}" if status.truncated else None,
+        "error": status.error,
+        "lane": f"{status.lane}, {status.live_workers} live workers",
+        "model": status.model_version or "the one that is current when the job starts",
+        "source": ", ".join(status.source) or None,
+        "metadata": ", ".join(f"{key}={value}" for key, value in status.metadata.items()) or None,
+        "key": status.idempotency_key,
+    }
+    for name in ("created", "started", "finished", "deadline", "results_expire"):
+        at = getattr(status, f"{name}_at")
+        facts[name.replace("_", " ")] = at.strftime("%Y-%m-%d %H:%M:%S UTC") if at is not None else None
+    width = max(map(len, facts)) + 2
+    return "\n".join(f"{name:<{width}}{value}" for name, value in facts.items() if value is not None)
+
+
+def print_status(status: JobStatus, *, as_json: bool) -> None:
+    """Print a status for a program or for a person."""
+    click.echo(status.model_dump_json() if as_json else status_lines(status))
