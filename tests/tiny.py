@@ -17,7 +17,7 @@ with by for from he she it they we i you him her them his their who what which w
 any ever never boy girl man woman child children dog dogs cat cats teacher teachers student students book books letter
 letters house car reads read wrote sees saw likes like knows know thinks said told gave slept laughed
 """
-WORD_ENDINGS = ("ing", "ed", "es", "er", "ly", "self", "selves", "s")
+WORD_ENDINGS = ("ing", "ed", "es", "er", "ly", "self", "selves")
 GOLDEN_TEXTS = (
     "The dog slept on the sofa.",
     "The dogs is hungry.",
@@ -112,8 +112,8 @@ def _make_tokenizer() -> Any:
 
     letters = string.ascii_lowercase + string.digits
     pieces = [*SPECIAL_TOKENS, *letters, *string.punctuation, *(f"##{piece}" for piece in (*letters, *WORD_ENDINGS))]
-    pieces += [word for word in dict.fromkeys(COMMON_WORDS.split()) if word not in pieces]
-    vocab = {piece: index for index, piece in enumerate(pieces)}
+    pieces += COMMON_WORDS.split()
+    vocab = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
     tokenizer = Tokenizer(WordPiece(vocab, unk_token="[UNK]"))
     tokenizer.normalizer = BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = BertPreTokenizer()
