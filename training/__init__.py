@@ -1,0 +1,1 @@
+"""Makes checkpoint versions: datasets, the fit, its export to the registry, and a predictor."""

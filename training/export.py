@@ -1,0 +1,74 @@
+"""A fitted model as a plain transformers folder, and the golden sentences that go with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from scorequeue.registry import GoldenSentence
+from training.predict import Predictor
+from training.quiet import quiet_libraries
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+GOLDEN_ROWS = 16
+"""Enough to meet short and long rows on a device, few enough to run before every start."""
+
+LENGTH_SETTINGS = ("max_length", "pad_to_multiple_of", "stride", "truncation", "truncation_strategy", "padding")
+"""Keys of tokenizer_config.json that repeat a padding or truncation which tokenizer.json no longer has."""
+
+
+def write_folder(
+    folder: Path,
+    *,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    labels: Sequence[str],
+    max_length: int,
+) -> None:
+    """Save config.json, model.safetensors, tokenizer.json and tokenizer_config.json.
+
+    The weights are float32. tokenizer.json neither pads nor cuts: MiniLM's own pads every row to 128 tokens, and those
+    who read it (worker, fit) set both themselves.
+
+    Args:
+        folder: An empty or new folder.
+        model: A sequence classifier.
+        tokenizer: A fast tokenizer.
+        labels: Label names in output order.
+        max_length: Most tokens of a text that it was fitted for; pipelines cut at it when asked to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model.config.id2label = dict(enumerate(labels))
+    model.config.label2id = {label: index for index, label in enumerate(labels)}
+    tokenizer.model_max_length = max_length
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
+    with quiet_libraries():
+        model.to(device="cpu", dtype=torch.float32).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    settings_file = folder / "tokenizer_config.json"
+    settings = json.loads(settings_file.read_text("utf-8"))
+    settings_file.write_text(
+        json.dumps({name: value for name, value in settings.items() if name not in LENGTH_SETTINGS}, indent=2) + "\n",
+        "utf-8",
+    )
+
+
+def choose_golden(texts: Sequence[str], *, rows: int = GOLDEN_ROWS) -> list[str]:
+    """Sentences of evenly spread lengths, the same ones for the same texts; no sentence twice."""
+    by_length = sorted(set(texts), key=lambda text: (len(text), text))
+    if len(by_length) <= rows:
+        return by_length
+    return [by_length[round(place * (len(by_length) - 1) / (rows - 1))] for place in range(rows)]
+
+
+def score_golden(folder: Path, texts: Sequence[str]) -> tuple[GoldenSentence, ...]:
+    """Score sentences one by one in float32 on the CPU, with the folder as others will load it."""
+    predictor = Predictor(folder)
+    return tuple(GoldenSentence(text=text, scores=tuple(predictor.score([text])[0].tolist())) for text in texts)

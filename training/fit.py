@@ -1,0 +1,258 @@
+"""Fit a checkpoint and publish it: dataset and base model in, a version of the registry out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import logging
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from rich.console import Console
+
+from scorequeue.errors import InternalError, MissingExtraError
+from scorequeue.logs import fields
+from scorequeue.registry import ManifestDraft, Registry
+from training import base_models, sources
+from training.config import FitConfig
+from training.data import SentenceData
+from training.export import choose_golden, score_golden, write_folder
+from training.model import SentenceClassifier
+from training.progress import EpochProgress, Speedometer
+from training.quiet import quiet_libraries
+from training.sources import LabelledSentences
+
+log = logging.getLogger(__name__)
+
+LOG_EVERY_STEPS = 10
+PACKAGES = ("scorequeue", "torch", "pytorch-lightning", "transformers", "tokenizers", "safetensors", "torchmetrics")
+
+
+@dataclass(frozen=True, slots=True)
+class FitResult:
+    """What a fit ended with.
+
+    Attributes:
+        version: The published version; None after a fast dev run, which publishes nothing.
+        mcc: Validation Matthews correlation of the published weights.
+        accuracy: Validation accuracy of the same weights.
+        loss: Validation loss of the same weights.
+        rows_per_second: Training rows a second, validation and saving left out.
+        seconds: Time of the whole fit, loading and publishing included.
+    """
+
+    version: str | None
+    mcc: float
+    accuracy: float
+    loss: float
+    rows_per_second: float
+    seconds: float
+
+
+def fit(config: FitConfig, *, console: Console | None = None) -> FitResult:
+    """Train on a dataset and publish the epoch with the best validation correlation.
+
+    Args:
+        config: Checked settings.
+        console: Where to draw progress; None draws nothing.
+
+    Raises:
+        UsageError: The dataset or the base model cannot be had.
+        VerificationError: The base model's weights are not the published ones.
+        KeyboardInterrupt: Interrupted; nothing was published.
+    """
+    started_at = datetime.now(UTC)
+    with quiet_libraries():
+        pl.seed_everything(config.seed, verbose=False)
+        dataset = sources.load(config.dataset, seed=config.seed)
+        base = base_models.load(config.base_model, labels=dataset.labels, max_length=config.max_length)
+        data = SentenceData(
+            dataset,
+            tokenizer=base.tokenizer,
+            max_length=base.max_length,
+            batch_size=config.batch_size,
+            seed=config.seed,
+        )
+        module = SentenceClassifier(
+            base.model.train(),
+            lr=config.lr,
+            head_lr=config.head_lr,
+            weight_decay=config.weight_decay,
+            warmup=config.warmup,
+        )
+        precision = choose_precision(config.precision)
+        run = config.runs / "-".join(
+            [started_at.strftime("%Y%m%dT%H%M%S"), Path(config.dataset).name, Path(config.base_model).name]
+        )
+        speedometer = Speedometer()
+        best = ModelCheckpoint(
+            run / "checkpoints", filename="best-{epoch}", monitor="val_mcc", mode="max", save_weights_only=True
+        )
+        callbacks: list[pl.Callback] = [
+            best,
+            EarlyStopping("val_mcc", mode="max", patience=config.patience),
+            speedometer,
+        ]
+        if console is not None:
+            callbacks.append(EpochProgress(console, speedometer=speedometer))
+        steps = -(-len(dataset.train) // config.batch_size)
+        trainer = pl.Trainer(
+            max_epochs=config.epochs_to_run,
+            precision=precision,
+            gradient_clip_val=config.clip_norm,
+            fast_dev_run=config.fast_dev_run,
+            logger=[] if config.fast_dev_run else make_loggers(config.logger, run),
+            callbacks=callbacks,
+            log_every_n_steps=min(LOG_EVERY_STEPS, steps),
+            num_sanity_val_steps=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            devices=1,
+        )
+        log.info(
+            "fit starts",
+            extra=fields(
+                "fit",
+                dataset=config.dataset,
+                base_model=config.base_model,
+                train_rows=len(dataset.train),
+                dev_rows=len(dataset.dev),
+                epochs=config.epochs_to_run,
+                precision=precision,
+                device=str(trainer.strategy.root_device),
+            ),
+        )
+        run_trainer(trainer, module, data)
+        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        version = None
+        if not config.fast_dev_run:
+            figures = load_best(module, best, trainer=trainer, data=data)
+            version = publish(
+                config, base=base, dataset=dataset, module=module, run=run, precision=precision, metrics=figures
+            )
+            log.info("version published", extra=fields("publish", version=version, registry=str(config.registry)))
+    return FitResult(
+        version=version,
+        mcc=figures["val_mcc"],
+        accuracy=figures["val_accuracy"],
+        loss=figures["val_loss"],
+        rows_per_second=speedometer.rows_per_second,
+        seconds=(datetime.now(UTC) - started_at).total_seconds(),
+    )
+
+
+def choose_precision(wanted: str) -> str:
+    """Fill in ``auto``: bfloat16 where the device computes in it natively, else float32.
+
+    Without native instructions a CPU emulates bfloat16 and trains slower than in float32.
+    """
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    return "bf16-mixed" if any(check() for check in checks if check is not None) else "32-true"
+
+
+def make_loggers(name: str, run: Path) -> list[Logger]:
+    """The chosen logger and the CSV file that is always written.
+
+    Raises:
+        MissingExtraError: The logger's package is not installed; nothing else is taken in its place.
+    """
+    loggers: list[Logger] = []
+    if name == "tensorboard":
+        if importlib.util.find_spec("tensorboard") is None:
+            raise MissingExtraError("--logger tensorboard needs tensorboard: pip install tensorboard, or --logger csv")
+        loggers.append(TensorBoardLogger(run, name="", version=""))
+    loggers.append(CSVLogger(run, name="", version="csv"))
+    return loggers
+
+
+def run_trainer(trainer: pl.Trainer, module: SentenceClassifier, data: SentenceData) -> None:
+    """Run the loop; an interrupt comes out as KeyboardInterrupt, not as Lightning's ``exit(1)``."""
+    try:
+        trainer.fit(module, datamodule=data)
+    except SystemExit as error:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from error
+        raise
+
+
+def load_best(
+    module: SentenceClassifier, best: ModelCheckpoint, *, trainer: pl.Trainer, data: SentenceData
+) -> dict[str, float]:
+    """Put the best epoch's weights back and measure them.
+
+    Returns:
+        ``val_mcc``, ``val_accuracy`` and ``val_loss`` of those weights.
+
+    Raises:
+        InternalError: No epoch ended with a finite correlation.
+    """
+    if not best.best_model_path:
+        raise InternalError("no epoch was good enough to keep (is the loss finite?); lower --lr and run it again")
+    checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+    module.load_state_dict(checkpoint["state_dict"])
+    trainer.loggers = []  # this measurement belongs to no step of the curves
+    return {name: float(value) for name, value in trainer.validate(module, datamodule=data, verbose=False)[0].items()}
+
+
+def publish(
+    config: FitConfig,
+    *,
+    base: base_models.BaseModel,
+    dataset: LabelledSentences,
+    module: SentenceClassifier,
+    run: Path,
+    precision: str,
+    metrics: dict[str, float],
+) -> str:
+    """Export the fitted model with its golden sentences and publish it; the first version becomes current."""
+    with tempfile.TemporaryDirectory(prefix="scorequeue-") as scratch:
+        folder = Path(scratch)
+        write_folder(
+            folder,
+            model=module.model,
+            tokenizer=base.tokenizer,
+            labels=dataset.labels,
+            max_length=base.max_length,
+        )
+        settings: dict[str, Any] = config.model_dump(mode="json", exclude={"registry", "runs"})
+        draft = ManifestDraft(
+            base_model=config.base_model,
+            labels=dataset.labels,
+            max_length=base.max_length,
+            dataset=dataset.describe(),
+            training_config=settings | {"epochs": config.epochs_to_run, "precision": precision},
+            seed=config.seed,
+            git_commit=read_git_commit(),
+            tracking={"logger": config.logger, "run": run.name, "url": str(run)},
+            metrics={name.removeprefix("val_"): value for name, value in metrics.items()},
+            golden=score_golden(folder, choose_golden(dataset.dev.texts)),
+            packages={name: importlib.metadata.version(name) for name in PACKAGES},
+        )
+        return Registry(config.registry).publish(folder, draft=draft)
+
+
+def read_git_commit() -> str | None:
+    """The commit that this code runs from; None where it was installed from a wheel."""
+    source = Path(__file__).resolve().parent.parent
+    if not (source / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(source), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

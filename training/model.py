@@ -1,0 +1,103 @@
+"""The LightningModule: a sequence classifier, its loss, its metrics and its optimiser."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning as pl
+import torch
+
+from training.data import Batch
+from training.evaluate import cross_entropy, make_metrics
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+HEAD_PARTS = ("classifier", "pooler", "score", "pre_classifier")
+"""Names of the modules that transformers puts between the encoder and the scores."""
+
+
+class SentenceClassifier(pl.LightningModule):
+    """Fit a transformers sequence classifier.
+
+    Args:
+        model: Any ``AutoModelForSequenceClassification``.
+        lr: Peak learning rate of the encoder.
+        head_lr: Peak learning rate of pooler and classifier; None takes ``lr``.
+        weight_decay: Of all weights but biases and layer norms.
+        warmup: Part of all steps in which the rate rises from 0; it falls linearly to 0 in the rest.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        lr: float = 1e-4,
+        head_lr: float | None = None,
+        weight_decay: float = 0.01,
+        warmup: float = 0.06,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["model"])
+        self.model = model
+        self.val_metrics = make_metrics(model.config.num_labels, prefix="val_")
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Score token rows.
+
+        Args:
+            input_ids: (rows, longest) int64, right-padded.
+            attention_mask: (rows, longest), 1 for tokens and 0 for padding.
+
+        Returns:
+            Logits (rows, labels).
+        """
+        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+
+    def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
+        """The batch's mean cross entropy, for Lightning to minimise."""
+        loss = cross_entropy(self(batch["input_ids"], batch["attention_mask"]), batch["labels"])
+        self.log("train_loss", loss, batch_size=len(batch["labels"]))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Add a batch to the epoch's loss, correlation and accuracy."""
+        logits = self(batch["input_ids"], batch["attention_mask"])  # (rows, labels)
+        self.val_metrics.update(logits.argmax(-1), batch["labels"])
+        self.log("val_loss", cross_entropy(logits, batch["labels"]), batch_size=len(batch["labels"]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the epoch's metrics over all rows: a mean of batch correlations would be another figure."""
+        self.log_dict(self.val_metrics.compute())
+        self.val_metrics.reset()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW without decay on biases and layer norms, with warm-up and linear decay per step."""
+        groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                is_head = not set(HEAD_PARTS).isdisjoint(name.split("."))
+                decays = parameter.ndim > 1  # biases and layer norms are vectors
+                groups.setdefault((is_head, decays), []).append(parameter)
+        head_lr = self.hparams.head_lr or self.hparams.lr
+        optimizer = torch.optim.AdamW(
+            [
+                {
+                    "params": parameters,
+                    "lr": head_lr if is_head else self.hparams.lr,
+                    "weight_decay": self.hparams.weight_decay if decays else 0.0,
+                }
+                for (is_head, decays), parameters in groups.items()
+            ],
+            fused=True,
+        )
+        steps = int(self.trainer.estimated_stepping_batches)
+        rising = int(self.hparams.warmup * steps)
+
+        def rate(step: int) -> float:
+            if step < rising:
+                return (step + 1) / (rising + 1)
+            return max(0.0, (steps - step) / max(1, steps - rising))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,0 +1,114 @@
+"""Score texts with a checkpoint folder, from Python and without a queue."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypedDict, overload
+
+import torch
+
+from scorequeue.errors import InputError
+from scorequeue.manifest import MANIFEST_NAME
+from training.base_models import read_max_length
+from training.quiet import quiet_libraries
+
+BATCH_ROWS = 64
+"""Rows that go through the model together; sorted by length, so that little of it is padding."""
+
+
+class Score(TypedDict):
+    """A label and its probability."""
+
+    label: str
+    score: float
+
+
+class Predictor:
+    """Scores texts in float32, as `transformers.pipeline("text-classification", model=FOLDER)` does.
+
+    Args:
+        folder: A version's folder, or any transformers sequence classifier with a tokenizer.json.
+        device: Where to compute.
+
+    Raises:
+        InputError: The folder holds no classifier.
+    """
+
+    def __init__(self, folder: str | Path, *, device: str = "cpu") -> None:
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        folder = Path(folder)
+        if not (folder / "config.json").is_file():
+            raise InputError(
+                f"{folder} has no config.json; expected a checkpoint folder (`training list` names versions)"
+            )
+        try:
+            with quiet_libraries():
+                self._tokenizer = AutoTokenizer.from_pretrained(folder)
+                model = AutoModelForSequenceClassification.from_pretrained(
+                    folder, dtype=torch.float32, use_safetensors=True
+                )
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{folder} cannot be loaded as a classifier: {str(error).partition(chr(10))[0]}"
+            ) from error
+        self._model = model.to(device).eval()
+        self._device = device
+        self.labels = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
+        self.max_length = _read_manifest_length(folder) or read_max_length(model.config, self._tokenizer)
+
+    @overload
+    def predict(self, texts: str) -> list[Score]: ...
+
+    @overload
+    def predict(self, texts: Sequence[str]) -> list[list[Score]]: ...
+
+    def predict(self, texts: str | Sequence[str]) -> list[Score] | list[list[Score]]:
+        """Score a text, or each of a list of texts.
+
+        Returns:
+            All labels with their probabilities, the most probable first; for a list, one such list for each text.
+        """
+        if isinstance(texts, str):
+            return self.predict([texts])[0]
+        rows = self.score(texts).tolist()
+        return [
+            sorted(
+                (Score(label=label, score=score) for label, score in zip(self.labels, row, strict=True)),
+                key=lambda entry: -entry["score"],
+            )
+            for row in rows
+        ]
+
+    def score(self, texts: Sequence[str]) -> torch.Tensor:
+        """Probabilities of all labels, in label order.
+
+        Texts above ``max_length`` tokens are cut.
+
+        Returns:
+            (texts, labels) float32 on the CPU, in the order of the texts.
+        """
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+        scores = torch.empty(len(texts), len(self.labels))  # (texts, labels)
+        for start in range(0, len(order), BATCH_ROWS):
+            rows = order[start : start + BATCH_ROWS]
+            tokens = self._tokenizer(
+                [texts[row] for row in rows],
+                padding=True,
+                truncation=True,
+                max_length=self.max_length,
+                return_tensors="pt",
+            ).to(self._device)
+            with torch.inference_mode():
+                logits = self._model(**tokens).logits  # (rows, labels)
+            scores[rows] = torch.softmax(logits.float(), dim=-1).cpu()
+        return scores
+
+
+def _read_manifest_length(folder: Path) -> int | None:
+    try:
+        return int(json.loads((folder / MANIFEST_NAME).read_bytes())["max_length"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
