@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from scorequeue.errors import VersionNotFoundError
@@ -17,6 +18,9 @@ log = logging.getLogger(__name__)
 POLL_S = 2.0
 """Seconds between two looks at ``current``."""
 
+RETRY_S = 30.0
+"""Seconds until a version that failed is tried again: a shared folder may have been away for a moment."""
+
 MOST_VERSIONS = 2
 """Versions loaded at once: the one for new jobs, and one that older jobs are pinned to."""
 
@@ -25,7 +29,7 @@ class ModelShelf:
     """The versions that are ready, and the one that new jobs get.
 
     A version is *absent*, *loading* (in the follower's thread, beside those that are ready), *ready*, or *failed*: it
-    is then not tried again unless ``current`` moves away and back, or a pinned job asks for it once more. At most
+    is then tried again after ``RETRY_S`` if it is still ``current`` or asked for. At most
     ``MOST_VERSIONS`` are ready: the one that was used least recently, but never the one for new jobs, makes room for
     another. What the scorer still holds of it lives until it is scored.
 
@@ -36,6 +40,7 @@ class ModelShelf:
         load: Makes a version ready; ``load_model`` with its options bound.
         read_current: What ``current`` names now, or None; ``Registry.current``.
         poll_s: Seconds between two looks at ``current``.
+        clock: Seconds, monotonic.
     """
 
     def __init__(
@@ -44,16 +49,18 @@ class ModelShelf:
         read_current: Callable[[], str | None],
         *,
         poll_s: float = POLL_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._load = load
         self._read_current = read_current
         self._poll_s = poll_s
+        self._clock = clock
         self._lock = threading.Lock()
         self._ready: dict[str, LoadedModel] = {}  # least recently used first
         self._current: str | None = None
         self._requested: str | None = None
-        self._failed: dict[str, str] = {}
-        self._seen: str | None = None
+        self._failed: dict[str, tuple[str, float]] = {}  # why, and when
+        self._followed: str | None = None
         self._wake = threading.Event()
         self._is_stopping = False
         self._thread: threading.Thread | None = None
@@ -68,8 +75,8 @@ class ModelShelf:
             VersionNotFoundError: Nothing is current, or there is no such version.
             ScorequeueError: Whatever keeps it from becoming ready, see ``load_model``.
         """
-        self._seen = self._read_current()
-        version = version or self._seen
+        self._followed = self._read_current()
+        version = version or self._followed
         if version is None:
             raise VersionNotFoundError("the registry has no current version; run `training fit`, or name --registry")
         model = self._load(version)
@@ -98,7 +105,7 @@ class ModelShelf:
     def failed_versions(self) -> dict[str, str]:
         """Versions that could not be made ready, and why."""
         with self._lock:
-            return dict(self._failed)
+            return {version: why for version, (why, _) in self._failed.items()}
 
     def get(self, version: str) -> LoadedModel:
         """Return a ready version, and note that it is in use.
@@ -116,8 +123,9 @@ class ModelShelf:
     def request(self, version: str) -> None:
         """Ask the follower for a version that jobs are pinned to; it is loaded soon, in place of another one."""
         with self._lock:
-            if version not in self._ready:
-                self._requested = version
+            if version in self._ready or not self._may_try(version):
+                return
+            self._requested = version
         self._wake.set()
 
     def follow(self) -> None:
@@ -149,16 +157,20 @@ class ModelShelf:
             OSError: The same.
         """
         current = self._read_current()
-        if current is not None and current != self._seen:
-            self._seen = current
-            if self._make_ready(current):
-                with self._lock:
-                    self._current = current
-                log.info("new jobs get another version", extra=fields("version_swapped", version=current))
+        with self._lock:
+            is_new = current is not None and current != self._followed and self._may_try(current)
+        if is_new and current is not None and self._make_ready(current):
+            with self._lock:
+                self._current = self._followed = current
+            log.info("new jobs get another version", extra=fields("version_swapped", version=current))
         with self._lock:
             requested, self._requested = self._requested, None
-        if requested is not None:
+            is_wanted = requested is not None and self._may_try(requested)
+        if is_wanted and requested is not None:
             self._make_ready(requested)
+
+    def _may_try(self, version: str) -> bool:
+        return version not in self._failed or self._clock() - self._failed[version][1] >= RETRY_S
 
     def _make_ready(self, version: str) -> bool:
         with self._lock:
@@ -174,7 +186,7 @@ class ModelShelf:
         except Exception as error:
             with self._lock:
                 is_new = version not in self._failed
-                self._failed[version] = str(error)
+                self._failed[version] = (str(error), self._clock())
             if is_new:
                 log.error(
                     "version cannot be used; the old one stays",

@@ -15,7 +15,7 @@ from scorequeue.manifest import GoldenSentence
 from scorequeue.registry import Registry
 from tests.tiny import GOLDEN_TEXTS, publish_tiny
 from worker.backends.fake import FakeBackend
-from worker.models import LoadedModel, ModelShelf, load_model, make_fake_model
+from worker.models import RETRY_S, LoadedModel, ModelShelf, load_model, make_fake_model
 
 
 @pytest.fixture
@@ -138,18 +138,21 @@ def test_new_jobs_get_another_version_only_when_it_is_ready() -> None:
 
 def test_a_version_that_fails_leaves_the_old_one_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     pointer, loads = Pointer("v1"), Loads()
-    shelf = ModelShelf(loads, pointer)
+    clock = [0.0]
+    shelf = ModelShelf(loads, pointer, clock=lambda: clock[0])
     shelf.load_first()
 
     pointer.version = "bad2"
     with caplog.at_level(logging.ERROR):
-        for _ in range(3):
+        for now in (0.0, 2.0, RETRY_S):
+            clock[0] = now
+            shelf.request("bad2")
             shelf.look()
 
     assert (shelf.current_version, shelf.ready_versions()) == ("v1", ["v1"])
     assert shelf.failed_versions() == {"bad2": "bad2 is broken"}
     assert [record.message for record in caplog.records] == ["version cannot be used; the old one stays"]
-    assert loads.versions == ["v1", "bad2"]
+    assert loads.versions == ["v1", "bad2", "bad2"]
 
 
 def test_a_requested_version_takes_the_place_of_the_least_recently_used() -> None:
