@@ -124,18 +124,20 @@ class Client:
             raise InputError("no rows; expected at least one")
         if lane == "auto":
             lane = "express" if len(head) <= EXPRESS_ROWS else "bulk"
+        if lane not in list(Lane):
+            raise UsageError(f"expected a lane of auto, {', '.join(Lane)}, got {lane!r}")
         try:
             spec = JobSpec(
                 id=new_job_id(),
                 lane=Lane(lane),
-                chunk_rows=chunk_rows or self.settings.chunk_rows,
+                chunk_rows=self.settings.chunk_rows if chunk_rows is None else chunk_rows,
                 source=tuple(source),
                 metadata=dict(metadata or {}),
                 model_version=model_version,
                 idempotency_key=idempotency_key,
                 reader_options=options,
                 deadline_s=deadline_s,
-                ttl_s=ttl_s or self.settings.ttl_s,
+                ttl_s=self.settings.ttl_s if ttl_s is None else ttl_s,
             )
         except ValidationError as exc:
             first = exc.errors()[0]
@@ -145,7 +147,7 @@ class Client:
             self._bells,
             self._gate,
             spec=spec,
-            max_outstanding=max_outstanding or self.settings.max_outstanding,
+            max_outstanding=self.settings.max_outstanding if max_outstanding is None else max_outstanding,
             give_up_at=give_up_at,
             on_upload=on_progress or _keep_quiet,
         )
@@ -225,7 +227,7 @@ class Job:
                 return status
             if give_up_at is not None and time.monotonic() >= give_up_at:
                 raise NotFinishedError(
-                    f"job {self.id} is {status.state} after {timeout_s:g} s with {status.pending:,} rows pending"
+                    f"job {self.id} is {status.state} after {timeout_s:,.1f} s with {status.pending:,} rows pending"
                     f" and {status.live_workers} live workers; it goes on"
                 )
 

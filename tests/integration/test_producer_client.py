@@ -1,0 +1,387 @@
+"""The client against a real Redis: uploads, resumption, back-pressure, results, audit."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+import producer.upload
+from producer import Client
+from producer.inputs import Inputs
+from producer.readers import ReaderOptions
+from producer.upload import UploadProgress
+from scorequeue import codec
+from scorequeue.errors import (
+    ContentConflictError,
+    InputError,
+    JobNotFoundError,
+    NotFinishedError,
+    RedisUnavailableError,
+    UsageError,
+)
+from scorequeue.jobs import ErrorCode, JobState, Lane, Row, RowError
+from scorequeue.ledger import Ledger
+from scorequeue.settings import Settings
+from tests.integration.scoring import VERSION, score_of, score_waiting, scoring
+
+
+@pytest.fixture
+def settings(redis_url: str, namespace: str) -> Settings:
+    return Settings(redis_url=redis_url, namespace=namespace, chunk_rows=10)
+
+
+@pytest.fixture
+def client(settings: Settings) -> Iterator[Client]:
+    with Client(settings=settings) as client:
+        yield client
+
+
+@pytest.fixture
+def ledger(settings: Settings) -> Iterator[Ledger]:
+    ledger = Ledger.connect(settings)
+    yield ledger
+    ledger.close()
+
+
+def sentences(count: int) -> list[str]:
+    return [f"Sentence {'x' * (n % 50)} number {n}." for n in range(1, count + 1)]
+
+
+def test_a_job_comes_back_in_input_order(client, ledger):
+    job = client.submit(sentences(95))
+    score_waiting(ledger)
+
+    status = job.wait(10)
+    results = list(job.results())
+
+    assert (status.state, status.lane, status.total, status.scored) == (JobState.COMPLETED, Lane.BULK, 95, 95)
+    assert [result.row for result in results] == list(range(1, 96))
+    assert [result.scores["acceptable"] for result in results] == [score_of(text) for text in sentences(95)]
+    assert {result.model_version for result in results} == {VERSION}
+
+
+@pytest.mark.parametrize(("count", "lane"), [(1, Lane.EXPRESS), (64, Lane.EXPRESS), (65, Lane.BULK)])
+def test_small_jobs_are_express(client, count, lane):
+    assert client.submit(sentences(count)).status().lane is lane
+
+
+def test_a_lane_can_be_named(client):
+    assert client.submit(["a"], lane="bulk").status().lane is Lane.BULK
+
+
+def test_texts_pairs_and_rows_may_be_mixed_and_faulty(client, ledger):
+    """Nothing that a caller hands in stops the job; what cannot be scored fails in its place."""
+    values = ["one", ("k2", "two"), Row("three", "k3"), "", ("k5", 5), 6, "\ud800", "x" * 20_000, ("k9", " ")]
+    values.append(Row("", "k10", "in.csv", 7, RowError(ErrorCode.INVALID_CSV, "why")))
+    job = client.submit(values)  # type: ignore[arg-type]
+    score_waiting(ledger)
+
+    results = list(job.results())
+
+    assert [result.id for result in results] == ["1", "k2", "k3", "4", "k5", "6", "7", "8", "k9", "k10"]
+    assert [result.error.code.value if result.error else None for result in results] == [
+        *[None] * 3,
+        "empty_text",
+        "wrong_type",
+        "wrong_type",
+        "invalid_utf8",
+        "text_too_long",
+        "empty_text",
+        "invalid_csv",
+    ]
+    assert (results[-1].source, results[-1].line) == ("in.csv", 7)
+    assert job.audit().is_clean
+
+
+def test_what_is_asked_for_is_kept_with_the_job(client):
+    job = client.submit(
+        ["a"],
+        model_version="v1",
+        idempotency_key="k",
+        metadata={"team": "x"},
+        deadline_s=60,
+        ttl_s=120,
+        source=["mine"],
+    )
+
+    status = job.status()
+    assert (status.model_version, status.idempotency_key, status.metadata) == ("v1", "k", {"team": "x"})
+    assert status.source == ("mine",)
+    assert status.deadline_at is not None
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "error"),
+    [
+        ([], {}, InputError),
+        ("one text", {}, UsageError),
+        (["a"], {"lane": "fast"}, UsageError),
+        (["a"], {"deadline_s": -1}, UsageError),
+        (["a"], {"chunk_rows": 0}, UsageError),
+        (["a"], {"ttl_s": 0}, UsageError),
+    ],
+)
+def test_what_cannot_be_submitted_is_refused(client, rows, options, error):
+    with pytest.raises(error):
+        client.submit(rows, **options)
+
+
+def test_redis_that_is_not_there_is_one_clear_error():
+    with pytest.raises(RedisUnavailableError, match=r"127\.0\.0\.1:1"):
+        Client("redis://127.0.0.1:1/0")
+
+
+def test_a_job_that_is_not_there_is_told_from_a_wrong_id(client):
+    with pytest.raises(JobNotFoundError, match="32 hex digits"):
+        client.job("nonsense")
+    with pytest.raises(JobNotFoundError, match="no job"):
+        client.job("0" * 32).status()
+    with pytest.raises(JobNotFoundError, match="no job"):
+        client.job("0" * 32).wait(5)
+
+
+def test_results_before_the_end_are_refused_unless_partial(client, ledger):
+    job = client.submit(sentences(100))
+    score_waiting(ledger, most_chunks=1)
+
+    with pytest.raises(NotFinishedError, match="90 rows pending"):
+        job.results()
+    assert [result.row for result in job.results(partial=True)] == list(range(1, 11))
+
+
+def test_waiting_ends_with_the_job_and_reports_on_the_way(client, settings):
+    states = []
+    job = client.submit(sentences(300))
+    with scoring(settings):
+        status = job.wait(20, on_status=lambda status: states.append(status.state))
+
+    assert status.state is JobState.COMPLETED
+    assert states[-1] is JobState.COMPLETED
+    assert states.count(JobState.COMPLETED) == 1
+
+
+def test_waiting_gives_up_and_says_what_is_left(client):
+    job = client.submit(sentences(5))
+
+    with pytest.raises(NotFinishedError, match="5 rows pending and 0 live workers; it goes on"):
+        job.wait(0.1)
+
+
+# --- the same key again ---
+
+
+@pytest.mark.parametrize("count", [5, 95, 20_000])
+def test_the_same_rows_under_the_same_key_are_one_job(client, ledger, count):
+    """One call, several chunks in one call, and several calls take different ways."""
+    first = client.submit(sentences(count), idempotency_key="k")
+    second = client.submit(sentences(count), idempotency_key="k")
+
+    assert first.id == second.id
+    assert second.status().total == count
+    score_waiting(ledger)
+    assert client.submit(sentences(count), idempotency_key="k").status().state is JobState.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(95, 96), (96, 95), (90, 100), (100, 90), (5, 6), (9000, 100), (100, 9000)]
+)
+def test_more_or_fewer_rows_under_the_same_key_are_refused(client, before, after):
+    job = client.submit(sentences(before), idempotency_key="k")
+
+    with pytest.raises(ContentConflictError):
+        client.submit(sentences(after), idempotency_key="k")
+    assert job.status().total == before
+
+
+@pytest.mark.parametrize("count", [5, 95])
+def test_another_text_under_the_same_key_is_refused(client, count):
+    client.submit(sentences(count), idempotency_key="k")
+
+    with pytest.raises(ContentConflictError, match="another key"):
+        client.submit([*sentences(count - 1), "Another one."], idempotency_key="k")
+
+
+def test_another_chunk_size_under_the_same_key_is_refused(client):
+    client.submit(sentences(95), idempotency_key="k")
+
+    with pytest.raises(ContentConflictError, match="chunk rows 10, got 20"):
+        client.submit(sentences(95), idempotency_key="k", chunk_rows=20)
+
+
+def test_other_reader_options_under_the_same_key_are_refused(client, tmp_path):
+    path = tmp_path / "in.csv"
+    path.write_text("a,text\nx,y\n")
+    with Inputs.open([path]) as inputs:
+        client.submit(inputs, idempotency_key="k")
+
+    with (
+        Inputs.open([path], ReaderOptions(text_field="text")) as inputs,
+        pytest.raises(ContentConflictError, match="reader options"),
+    ):
+        client.submit(inputs, idempotency_key="k")
+
+
+def test_an_upload_that_broke_off_goes_on_where_it_stopped(client, ledger, monkeypatch):
+    """Promise 7: a producer that died in mid-upload is run again with the same key."""
+    monkeypatch.setattr(producer.upload, "CALL_ROWS", 50)
+    rows = sentences(1000)
+
+    def until_it_dies():
+        yield from rows[:430]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        client.submit(until_it_dies(), idempotency_key="k")
+    score_waiting(ledger, most_chunks=5)
+    sent = []
+    monkeypatch.setattr(Ledger, "add_chunks", _counted(Ledger.add_chunks, sent))
+    job = client.submit(rows, idempotency_key="k")
+    score_waiting(ledger)
+
+    assert 500 < sum(sent) <= 1000 - 350
+    assert [result.row for result in job.results()] == list(range(1, 1001))
+    assert job.audit().is_clean
+
+
+def test_an_upload_that_broke_off_refuses_other_rows(client, monkeypatch):
+    monkeypatch.setattr(producer.upload, "CALL_ROWS", 50)
+
+    def until_it_dies():
+        yield from sentences(430)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        client.submit(until_it_dies(), idempotency_key="k")
+
+    with pytest.raises(ContentConflictError, match="chunk 0 differs"):
+        client.submit([f"Other {n}." for n in range(430)], idempotency_key="k")
+
+
+def _counted(method, sent: list[int]):
+    def count(self, job_id, first_index, chunks):
+        sent.append(sum(chunk.rows for chunk in chunks))
+        return method(self, job_id, first_index, chunks)
+
+    return count
+
+
+# --- back-pressure ---
+
+
+def test_an_upload_waits_while_the_lane_is_full_and_says_why(client, ledger, monkeypatch):
+    monkeypatch.setattr(producer.upload, "CALL_ROWS", 50)
+    monkeypatch.setattr(producer.upload, "_POLL_S", 0.01)
+    causes: list[str] = []
+    most_waiting = 0
+
+    def on_progress(progress: UploadProgress) -> None:
+        nonlocal most_waiting
+        most_waiting = max(most_waiting, ledger.pressure(Lane.BULK).backlog_rows)
+        if progress.waiting_for:
+            causes.append(progress.waiting_for)
+            score_waiting(ledger, most_chunks=20)
+
+    job = client.submit(sentences(1000), max_outstanding=200, on_progress=on_progress)
+
+    assert "more than 200 (--max-outstanding)" in causes[0]
+    assert most_waiting <= 250
+    assert job.status().total == 1000
+
+
+def test_an_upload_gives_up_at_its_time_out(client, monkeypatch):
+    monkeypatch.setattr(producer.upload, "CALL_ROWS", 50)
+
+    with pytest.raises(NotFinishedError, match=r"gave up uploading: .* rows wait in lane bulk"):
+        client.submit(sentences(1000), max_outstanding=100, timeout_s=0.3)
+
+
+def test_a_full_redis_stops_uploads(client, monkeypatch):
+    from scorequeue.records import Pressure
+
+    monkeypatch.setattr(Ledger, "pressure", lambda self, lane: Pressure(0, 0.85))
+
+    with pytest.raises(NotFinishedError, match=r"Redis uses 85% of its maxmemory, more than 80%"):
+        client.submit(sentences(5), timeout_s=0.0)
+
+
+def test_one_client_serves_several_threads(client, settings):
+    ended = []
+
+    def work(name: str) -> None:
+        job = client.submit([(f"{name}-{n}", text) for n, text in enumerate(sentences(200))])
+        job.wait(30)
+        ended.append((name, {result.id.partition("-")[0] for result in job.results()}))
+
+    threads = [threading.Thread(target=work, args=(f"t{n}",)) for n in range(4)]
+    with scoring(settings):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    assert sorted(ended) == [(f"t{n}", {f"t{n}"}) for n in range(4)]
+
+
+# --- audit ---
+
+
+def test_an_audit_recounts_jobs_in_every_stage(client, ledger):
+    job = client.submit(sentences(95))
+    assert (job.audit().pending, job.audit().scored) == (95, 0)
+
+    score_waiting(ledger, most_chunks=3)
+    audit = job.audit()
+    assert (audit.scored, audit.pending, audit.is_clean) == (30, 65, True)
+
+    score_waiting(ledger)
+    audit = job.audit()
+    assert (audit.total, audit.scored, audit.chunks, audit.is_clean) == (95, 95, 10, True)
+
+
+def test_an_audit_names_what_was_tampered_with(client, ledger, redis_url):
+    """An audit that trusted the counters would see none of these."""
+    import redis
+
+    job = client.submit(sentences(95))
+    score_waiting(ledger)
+    results = ledger.keys.results(job.id)
+    with redis.Redis.from_url(redis_url) as server:
+        first, second = server.hmget(results, "0", "1")
+        server.hset(results, "1", first)
+        server.hdel(results, "2")
+        server.hset(results, "3", second[:50])
+        server.hincrby(ledger.keys.job(job.id), "scored", 1)
+        differences = "\n".join(job.audit().differences)
+
+    assert "chunk 1: expected rows from 11, its results begin with 1" in differences
+    assert "chunk 2: committed with 10 rows, but its results are missing" in differences
+    assert "chunk 3: expected a result" in differences
+    assert "the counters say 96 scored, the recount 75" in differences
+
+
+def test_an_audit_sees_rows_without_scores(client, ledger, redis_url):
+    import redis
+
+    job = client.submit(sentences(5))
+    score_waiting(ledger)
+    results = ledger.keys.results(job.id)
+    with redis.Redis.from_url(redis_url) as server:
+        decoded = codec.decode_result(server.hget(results, "0"))
+        decoded.scores[2] = float("nan")
+        server.hset(results, "0", codec.encode_result(decoded))
+
+    assert "chunk 0: 1 rows have neither scores nor an error" in job.audit().differences
+
+
+def test_results_that_vanish_are_no_empty_job(client, ledger, redis_url):
+    import redis
+
+    job = client.submit(sentences(95))
+    score_waiting(ledger)
+    with redis.Redis.from_url(redis_url) as server:
+        server.delete(ledger.keys.results(job.id))
+
+    with pytest.raises(JobNotFoundError, match="gone"):
+        list(job.results())
