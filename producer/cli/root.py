@@ -107,6 +107,6 @@ def producer() -> None:
     """
 
 
-def main() -> None:
-    """Run the ``producer`` command."""
-    producer()
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the ``producer`` command with these arguments, else those of the process; does not return."""
+    producer.main(args)
