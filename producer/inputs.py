@@ -22,11 +22,21 @@ class Inputs:
     Args:
         readers: One for each input.
         options: What the caller asked for.
+
+    Raises:
+        InputError: One of them has no rows.
+        MissingFieldError: One of them lacks the text or id field.
     """
 
     def __init__(self, readers: Sequence[Reader], options: ReaderOptions) -> None:
         self.readers = readers
         self.options = options
+        try:
+            # Each reads its head now: a fault of the last one must show before the first one is uploaded.
+            self._streams = [(reader, reader.records()) for reader in readers]
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     def open(
@@ -97,14 +107,11 @@ class Inputs:
 
     def __iter__(self) -> Iterator[Row]:
         """Yield the rows in order."""
-        for reader in self.readers:
-            yield from reader
+        return (row for _, records in self._streams for row, _ in records)
 
     def records(self) -> Iterator[tuple[Reader, Row, Record]]:
         """Yield the rows with their reader and the record they were made from."""
-        for reader in self.readers:
-            for row, record in reader.records():
-                yield reader, row, record
+        return ((reader, row, record) for reader, records in self._streams for row, record in records)
 
     def close(self) -> None:
         """Close the files."""

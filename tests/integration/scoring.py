@@ -52,12 +52,13 @@ def score_waiting(ledger: Ledger, *, most_chunks: int = 1_000_000) -> int:
     done = 0
     while done < most_chunks:
         room = min(64, most_chunks - done)
-        lanes = [LaneRoom(lane, 10_000_000, room) for lane in Lane][: 1 if room == 1 else 2]
-        for lane in lanes if room > 1 else [LaneRoom(lane, 10_000_000, 1) for lane in Lane]:
-            claim = ledger.claim(WORKER, [lane], versions=[VERSION], default_version=VERSION)
+        for lane in Lane:
+            claim = ledger.claim(
+                WORKER, [LaneRoom(lane, 10_000_000, room)], versions=[VERSION], default_version=VERSION
+            )
             if claim.chunks:
                 break
-        if not claim.chunks:
+        else:
             return done
         ledger.commit([score_chunk(leased) for leased in claim.chunks])
         done += len(claim.chunks)

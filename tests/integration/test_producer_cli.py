@@ -331,6 +331,15 @@ def test_an_input_that_cannot_be_read_is_one_line_and_exit_2(sh, name, content, 
     assert message in sh.error("submit", name, code=2)
 
 
+@pytest.mark.parametrize("second", ["a,b\n1,2\n", "text\n", ""])
+def test_a_fault_of_the_last_input_shows_before_the_first_is_uploaded(sh, ledger, second):
+    sh.write("a.csv", "text\n" + "A sentence.\n" * 100)
+    sh.write("b.csv", second)
+
+    assert sh.error("submit", "a.csv", "b.csv", code=2).startswith("Error: b.csv: ")
+    assert ledger.pressure(Lane.BULK).backlog_rows == 0
+
+
 def test_missing_files_and_directories_are_one_line_and_exit_2(sh):
     assert "no such file" in sh.error("submit", "none.csv", code=2)
     assert "directory" in sh.error("submit", ".", code=2)
