@@ -207,17 +207,17 @@ def main() -> None:
         error.show()
         code = ExitCode.USAGE
     except ScorequeueError as error:
-        code = _end(f"error: {error}", error.exit_code)
+        code = _end(f"Error: {error}", error.exit_code)
     except BrokenPipeError:
         sys.stdout = None  # the reader left; there is nobody to flush to
         code = ExitCode.DONE
     except ImportError as error:
         if (error.name or "").partition(".")[0] in ("scorequeue", "training"):
             raise
-        code = _end(f"error: {error.name} is not installed; pip install 'scorequeue[training]'", ExitCode.USAGE)
+        code = _end(f'Error: {error.name} is not installed; run: pip install "scorequeue[training]"', ExitCode.USAGE)
     except Exception:
         log.exception("unexpected error", extra=logs.fields("crash"))
-        code = _end("error: unexpected, see the trace above; please report it", ExitCode.UNEXPECTED)
+        code = _end("Error: unexpected, see the trace above; please report it", ExitCode.UNEXPECTED)
     sys.exit(code or ExitCode.DONE)
 
 

@@ -1,0 +1,103 @@
+"""The wheel as a user gets it: installed bare, outside the repository, without torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+from scorequeue.jobs import JobState
+from scorequeue.ledger import Ledger
+from scorequeue.settings import Settings
+from tests.processes import environment
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = ("torch", "transformers", "tokenizers", "numpy", "pytorch_lightning")
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of programs of an environment that holds the wheel and what it depends on, and nothing else."""
+    folder = tmp_path_factory.mktemp("bare")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    source = folder / "source"  # a copy, so that no build leaves its traces in the repository
+    subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", str(ROOT), str(source)], check=True)
+    changed = subprocess.run(["git", "ls-files", "-mo", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    for name in changed.stdout.splitlines():  # what is not committed yet is tested too
+        if (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", str(folder), str(source)], check=True)
+    venv.create(folder / "env", with_pip=False)
+    programs = folder / "env" / "bin"
+    wheel = next(folder.glob("scorequeue-*.whl"))
+    constraints = str(ROOT / "constraints.txt")
+    subprocess.run([*pip, "--python", str(programs / "python"), "install", "-c", constraints, str(wheel)], check=True)
+    return programs
+
+
+def run(bare: Path, *command: str, folder: Path, **settings: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(bare / command[0]), *command[1:]],
+        cwd=folder,
+        env=environment(**settings),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_bare_wheel_brings_no_torch(bare: Path, tmp_path: Path) -> None:
+    code = f"import importlib.util as u; print([n for n in {HEAVY} if u.find_spec(n)])"
+
+    found = run(bare, "python", "-c", code, folder=tmp_path)
+
+    assert found.stdout.strip() == "[]"
+
+
+def test_help_loads_the_command_line_and_nothing_else(bare: Path, tmp_path: Path) -> None:
+    """Start-up is part of the experience: help must not pay for pydantic, redis, Celery or rich."""
+    code = (
+        "import sys, producer.cli\n"
+        "try: producer.cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print([n for n in ('pydantic', 'redis', 'celery', 'kombu', 'rich', 'torch') if n in sys.modules])"
+    )
+
+    loaded = run(bare, "python", "-c", code, folder=tmp_path)
+    help_text = run(bare, "producer", "--help", folder=tmp_path)
+
+    assert loaded.stdout.splitlines()[-1] == "[]"
+    assert help_text.returncode == 0
+    assert "submit" in help_text.stdout
+
+
+def test_bare_wheel_submits_a_job(bare: Path, tmp_path: Path, redis_url: str, namespace: str) -> None:
+    """A lost .lua file or a missing dependency shows here."""
+    (tmp_path / "in.txt").write_text("The cat sat.\nSat the cat on.\n")
+    settings = {"redis_url": redis_url, "namespace": namespace}
+
+    submitted = run(bare, "producer", "submit", "in.txt", folder=tmp_path, **settings)
+
+    assert submitted.returncode == 0, submitted.stderr
+    ledger = Ledger.connect(Settings(redis_url=redis_url, namespace=namespace))
+    status = ledger.status(submitted.stdout.strip())
+    ledger.close()
+    assert (status.state, status.total) == (JobState.QUEUED, 2)
+
+
+@pytest.mark.parametrize("program", ["worker", "training"])
+def test_missing_extra_answers_with_its_install_line(bare: Path, program: str, tmp_path: Path, redis_url: str) -> None:
+    command = ["start"] if program == "worker" else ["fit", "--dataset", "sample"]
+
+    answer = run(bare, program, *command, folder=tmp_path, redis_url=redis_url)
+
+    assert answer.returncode == 2
+    assert f'pip install "scorequeue[{program}]"' in answer.stderr
+    assert "Traceback" not in answer.stderr
