@@ -46,8 +46,7 @@ class ResultReader:
 
     def reader_options(self) -> dict[str, str]:
         """Return how the job's input was read."""
-        # The ledger reads it for `open`; asking by id changes nothing.
-        return self._ledger._opened([self.status.id.encode(), 0]).reader_options
+        return self._ledger.reader_options(self.status.id)
 
     def _windows(self) -> Iterator[ChunkResult | None]:
         for start in range(0, self.status.chunks, WINDOW_CHUNKS):

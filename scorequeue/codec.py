@@ -25,13 +25,16 @@ from hashlib import blake2b
 from typing import Any
 
 from scorequeue.errors import CodecError, ProtocolTooNewError
-from scorequeue.jobs import ErrorCode, Row, RowError, RowResult
+from scorequeue.jobs import FIRST_ROW, ErrorCode, Row, RowError, RowResult
 
 FORMAT = 1
 """Number of the layout above; the first byte of everything this module writes."""
 
 DIGEST_BYTES = 16
 """Enough that two different chunks never share a digest by accident."""
+
+_DAMAGE = (KeyError, ValueError, TypeError, AttributeError, IndexError, RecursionError)
+"""What reading damaged bytes can raise; it never means a bug of the caller."""
 
 _PREFIX = struct.Struct("<BI")
 _SWAP = sys.byteorder == "big"
@@ -184,7 +187,7 @@ def decode_chunk(payload: bytes) -> Chunk:
             runs=tuple((source, line, count) for source, line, count in header.get("runs", ())),
             errors=_read_errors(header),
         )
-    except (KeyError, ValueError, TypeError) as exc:
+    except _DAMAGE as exc:
         raise CodecError(
             f"expected a chunk of format {FORMAT}, got damaged bytes ({exc}); submit the job again"
         ) from exc
@@ -239,7 +242,7 @@ def decode_result(payload: bytes) -> ChunkResult:
             errors=_read_errors(header),
             origins={int(offset): (source, line) for offset, (source, line) in header.get("origins", {}).items()},
         )
-    except (KeyError, ValueError, TypeError) as exc:
+    except _DAMAGE as exc:
         raise CodecError(
             f"expected a result of format {FORMAT}, got damaged bytes ({exc}); submit the job again"
         ) from exc
@@ -285,13 +288,17 @@ def _unpack(payload: bytes, *, what: str) -> tuple[dict[str, Any], memoryview]:
     start = _PREFIX.size + head_bytes
     try:
         header = json.loads(view[_PREFIX.size : start].tobytes())
-    except ValueError as exc:
+        if header["rows"] < 0 or header["first_row"] < FIRST_ROW:
+            raise ValueError("counts that cannot be")
+    except _DAMAGE as exc:
         raise CodecError(f"expected a {what} of format {FORMAT}, got a damaged header; submit the job again") from exc
     return header, view[start:]
 
 
 def _read_errors(header: Mapping[str, Any]) -> dict[int, RowError]:
     errors = header.get("errors", {})
+    if any(not 0 <= int(offset) < header["rows"] for offset in errors):
+        raise ValueError("an error of a row that is not there")
     return {int(offset): RowError(ErrorCode(code), message) for offset, (code, message) in errors.items()}
 
 

@@ -14,11 +14,9 @@ from __future__ import annotations
 
 import json
 import secrets
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from redis import Redis
 from redis.exceptions import ResponseError
 
 from scorequeue import scripts
@@ -30,10 +28,10 @@ from scorequeue.errors import (
     RedisRefusedError,
     UsageError,
 )
-from scorequeue.jobs import JobSpec, JobState, JobStatus, Lane
+from scorequeue.inquiries import PATIENCE_S, Inquiries
+from scorequeue.jobs import JobSpec, JobState, Lane
 from scorequeue.keys import PROTOCOL, Keys
 from scorequeue.records import (
-    ChunkRecord,
     ChunkUpload,
     Claim,
     Commit,
@@ -41,35 +39,23 @@ from scorequeue.records import (
     Lease,
     LeasedChunk,
     Opened,
-    Pressure,
-    read_record,
-    read_status,
+    read_opened,
 )
-from scorequeue.scripts import Script, ScriptRunner, translated
+from scorequeue.scripts import Script, translated
 from scorequeue.settings import Settings
-
-PATIENCE_S = 10.0
-"""How long a verb is repeated while Redis cannot be reached."""
 
 T = TypeVar("T")
 
 _OPEN, _ADD_CHUNKS, _SEAL, _CLAIM = Script("open"), Script("add_chunks"), Script("seal"), Script("claim")
-_RENEW, _COMMIT, _RELEASE = Script("renew"), Script("commit"), Script("release")
-_SWEEP, _DEPART = Script("sweep"), Script("depart")
+_RENEW, _COMMIT, _RELEASE, _DEPART = Script("renew"), Script("commit"), Script("release"), Script("depart")
 
 
-class Ledger:
-    """The verbs, for one namespace. Safe to use from several threads.
+class Ledger(Inquiries):
+    """The verbs, and the questions, for one namespace. Safe to use from several threads.
 
     Verbs that may run twice are repeated for ``patience_s`` seconds while Redis cannot be reached; then they raise
     RedisUnavailableError. RedisRefusedError (no rights, no memory) comes at once.
     """
-
-    def __init__(self, client: Redis, keys: Keys, *, lease_s: float = 15.0, patience_s: float = PATIENCE_S) -> None:
-        self.keys = keys
-        self.lease_ms = round(lease_s * 1000)
-        self._redis = client
-        self._scripts = ScriptRunner(client, prefix=keys.prefix, patience_s=patience_s)
 
     @classmethod
     def connect(cls, settings: Settings, *, patience_s: float = PATIENCE_S) -> Ledger:
@@ -100,7 +86,7 @@ class Ledger:
 
     def open(self, spec: JobSpec) -> Opened:
         """Make a job, or find the one that this id or idempotency key already made."""
-        return self._opened(self._scripts.run(_OPEN, self._open_args(spec)))
+        return read_opened(self._scripts.run(_OPEN, self._open_args(spec)))
 
     def add_chunks(self, job_id: str, first_index: int, chunks: Sequence[ChunkUpload]) -> int:
         """Add consecutive chunks to a job that is not sealed. The same chunks again change nothing.
@@ -138,11 +124,13 @@ class Ledger:
         )
         if isinstance(answers[0], ResponseError):
             raise InternalError(f"the ledger could not open job {spec.id}: {answers[0]}") from answers[0]
-        if answers[0][0].decode() == spec.id:
-            for answer in answers[1:]:
-                if isinstance(answer, ResponseError):
-                    _refuse(spec.id, answer)
-        return self._opened(answers[0])
+        opened = read_opened(answers[0])
+        if opened.job_id != spec.id:
+            return opened
+        for answer in answers[1:]:
+            if isinstance(answer, ResponseError):
+                _refuse(spec.id, answer)
+        return opened._replace(chunks=int(answers[1]), state=JobState(answers[2].decode()))
 
     # --- the worker's verbs ---
 
@@ -217,57 +205,6 @@ class Ledger:
         """Leave in order: no longer counted among the live workers."""
         self._scripts.run_once(_DEPART, [worker_id, *lanes])
 
-    # --- questions ---
-
-    def status(self, job_id: str) -> JobStatus:
-        """Say where a job is. Expired leases are taken back on the way.
-
-        Raises:
-            JobNotFoundError: No such job, or it has expired.
-        """
-        return self._scripts.repeat(lambda: self._status(job_id))
-
-    def wait_for_change(self, job_id: str, timeout_s: float) -> None:
-        """Return when the job ends, or when the time is over."""
-        with translated(self._redis), self._redis.pubsub() as channel:  # type: ignore[no-untyped-call]
-            channel.subscribe(self.keys.ended_channel(job_id))
-            channel.get_message(timeout=timeout_s)
-            state = self._redis.hget(self.keys.job(job_id), "state")  # it may have ended before we listened
-            if state is None or JobState(state.decode()).is_final:  # type: ignore[union-attr]
-                return
-            give_up_at = time.monotonic() + timeout_s
-            while (left_s := give_up_at - time.monotonic()) > 0:
-                message = channel.get_message(timeout=left_s)
-                if message is not None and message["type"] == "message":
-                    return
-
-    def result_payloads(self, job_id: str, start: int, count: int) -> list[bytes | None]:
-        """Return the encoded results of chunks ``start`` and on; None for those not committed."""
-        names = [str(index) for index in range(start, start + count)]
-        return self._scripts.repeat(lambda: self._hmget(self.keys.results(job_id), names))
-
-    def chunk_records(self, job_id: str, start: int, count: int) -> list[ChunkRecord]:
-        """Return what the ledger notes of chunks ``start`` and on; as many as there are."""
-        names = [str(index) for index in range(start, start + count)]
-        found = self._scripts.repeat(lambda: self._hmget(self.keys.chunks(job_id), names))
-        return [read_record(record) for record in found if record is not None]
-
-    def pressure(self, lane: Lane) -> Pressure:
-        """Say how full a lane and Redis are."""
-        return self._scripts.repeat(lambda: self._pressure(lane))
-
-    def workers(self) -> list[dict[str, Any]]:
-        """Return what each live worker says of itself, with its id and the seconds since its last sign of life."""
-        return self._scripts.repeat(self._workers)
-
-    def sweep(self) -> None:
-        """Take back expired leases and passed deadlines without claiming anything."""
-        self._scripts.run(_SWEEP, [self.lease_ms])
-
-    def close(self) -> None:
-        """Let go of the connections."""
-        self._redis.close()
-
     # --- how ---
 
     def _open_args(self, spec: JobSpec) -> list[scripts.Arg]:
@@ -284,66 +221,11 @@ class Ledger:
         deadline_ms = "" if spec.deadline_s is None else round(spec.deadline_s * 1000)
         return [spec.id, PROTOCOL, digest, round(spec.ttl_s * 1000), deadline_ms, *fields]
 
-    def _opened(self, answer: Any) -> Opened:
-        job_id = answer[0].decode()
-        names = ["state", "chunks", "chunk_rows", "reader_options"]
-        state, chunks, chunk_rows, options = self._scripts.repeat(lambda: self._hmget(self.keys.job(job_id), names))
-        if state is None or chunks is None or chunk_rows is None or options is None:
-            raise JobNotFoundError(
-                f"job {job_id} was there and is gone: Redis lost it or somebody deleted it; submit again"
-            )
-        return Opened(
-            job_id, bool(answer[1]), JobState(state.decode()), int(chunks), int(chunk_rows), json.loads(options)
-        )
-
     def _refusable(self, job_id: str, action: Callable[[], T]) -> T:
         try:
             return action()
         except ResponseError as exc:
             _refuse(job_id, exc)
-
-    def _hmget(self, key: str, names: list[str]) -> list[bytes | None]:
-        with translated(self._redis):
-            return self._redis.hmget(key, names)  # type: ignore[return-value]
-
-    def _pressure(self, lane: Lane) -> Pressure:
-        with translated(self._redis), self._redis.pipeline(transaction=False) as pipe:
-            pipe.hget(self.keys.rows, f"{lane}:backlog")
-            pipe.info("memory")
-            backlog, memory = pipe.execute()
-        limit = memory.get("maxmemory", 0)
-        return Pressure(int(backlog or 0), memory["used_memory"] / limit if limit else None)
-
-    def _workers(self) -> list[dict[str, Any]]:
-        with translated(self._redis), self._redis.pipeline(transaction=False) as pipe:
-            pipe.time()
-            pipe.hgetall(self.keys.workers)
-            for lane in Lane:
-                pipe.zrange(self.keys.listeners(lane), 0, -1, withscores=True)
-            (seconds, micros), about, *listeners = pipe.execute()
-        now_ms = seconds * 1000 + micros // 1000
-        seen = {worker: at for lane in listeners for worker, at in lane if now_ms - at <= self.lease_ms}
-        return [
-            {"id": worker.decode(), "seen_s_ago": (now_ms - at) / 1000, **json.loads(about.get(worker, b"{}"))}
-            for worker, at in sorted(seen.items())
-        ]
-
-    def _status(self, job_id: str) -> JobStatus:
-        self._scripts.run_once(_SWEEP, [self.lease_ms])
-        with translated(self._redis), self._redis.pipeline(transaction=False) as pipe:
-            pipe.time()
-            pipe.hgetall(self.keys.job(job_id))
-            for lane in Lane:
-                pipe.zrange(self.keys.listeners(lane), 0, -1, withscores=True)
-            (seconds, micros), found, *listeners = pipe.execute()
-        if not found:
-            raise JobNotFoundError(
-                f"no job {job_id} in namespace {self.keys.namespace}: it never was, or its results expired"
-            )
-        now_ms = seconds * 1000 + micros // 1000
-        job = {name.decode(): value.decode() for name, value in found.items()}
-        live = dict(zip(Lane, listeners, strict=True))[Lane(job["lane"])]
-        return read_status(job_id, job, now_ms, live_workers=sum(now_ms - at <= self.lease_ms for _, at in live))
 
 
 def _add_args(job_id: str, first_index: int, chunks: Sequence[ChunkUpload]) -> list[scripts.Arg]:

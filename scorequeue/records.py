@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from scorequeue.jobs import JobState, JobStatus, Lane
 
@@ -118,6 +119,14 @@ def read_status(job_id: str, job: dict[str, str], now_ms: int, *, live_workers: 
         rows_per_second=None if rate is None else round(rate, 3),
         eta_seconds=round(pending / rate, 3) if rate and not state.is_final else None,
         live_workers=live_workers,
+    )
+
+
+def read_opened(answer: Sequence[Any]) -> Opened:
+    """Read what ``open`` answers."""
+    job_id, is_new, state, chunks, chunk_rows, options = answer
+    return Opened(
+        job_id.decode(), bool(is_new), JobState(state.decode()), int(chunks), int(chunk_rows), json.loads(options)
     )
 
 

@@ -158,3 +158,20 @@ def test_a_newer_format_is_told_from_damage(decode):
     """An old worker must leave a newer producer's chunk alone, not fail its rows."""
     with pytest.raises(ProtocolTooNewError, match=f"format {codec.FORMAT}, got format {codec.FORMAT + 1}"):
         decode(struct.pack("<BI", codec.FORMAT + 1, 0))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        '{"rows": 1, "first_row": 1, "labels": ["a"], "model_version": "v", "errors": []}',
+        '{"rows": 1, "first_row": 1, "labels": ["a"], "model_version": "v", "origins": [1], "runs": 7}',
+        '{"rows": 1, "first_row": 1, "labels": ["a"], "model_version": "v", "errors": {"7": ["empty_text", ""]}}',
+        '{"rows": -3, "first_row": 1, "labels": [], "model_version": "v"}',
+        '{"rows": 0, "first_row": 0, "labels": [], "model_version": "v"}',
+        "[" * 100_000,
+    ],
+)
+@pytest.mark.parametrize("decode", [codec.decode_chunk, codec.decode_result])
+def test_header_that_cannot_be_is_damage(decode, head):
+    with pytest.raises(CodecError):
+        decode(struct.pack("<BI", codec.FORMAT, len(head)) + head.encode() + b"\0\0\0\0")
