@@ -15,7 +15,7 @@ import scorequeue
 from scorequeue import logs
 from scorequeue.errors import ExitCode, ScorequeueError
 from scorequeue.registry import Registry
-from training.config import DEFAULT_REGISTRY, DEFAULT_RUNS, EPOCHS, SAMPLE_EPOCHS, FitConfig
+from training.config import DEFAULT_REGISTRY, DEFAULT_RUNS, FitConfig
 
 log = logging.getLogger(__name__)
 
@@ -77,12 +77,16 @@ def cli() -> None:
     show_default=True,
     help="minilm-l6, bert-tiny, electra-small, a transformers folder, or a hub id.",
 )
-@_setting(
-    "--epochs", env="FIT_EPOCHS", type=int, help=f"Passes over the data.  [default: {EPOCHS}; sample: {SAMPLE_EPOCHS}]"
-)
+@_setting("--epochs", env="FIT_EPOCHS", type=int, help="Passes over the data.  [default: 5; sample: 1]")
 @_setting("--lr", env="FIT_LR", type=float, help="Peak learning rate of the encoder.  [default: 1e-4]")
-@_setting("--head-lr", env="FIT_HEAD_LR", type=float, help="Peak learning rate of pooler and classifier.")
-@_setting("--batch-size", env="FIT_BATCH_SIZE", type=int, help="Rows in a step.  [default: 32]")
+@_setting(
+    "--head-lr",
+    env="FIT_HEAD_LR",
+    type=float,
+    help="Peak learning rate of pooler and classifier.  [default: 1e-3; sample: 5e-4]",
+)
+@_setting("--batch-size", env="FIT_BATCH_SIZE", type=int, help="Rows in a step.  [default: 32; sample: 16]")
+@_setting("--dropout", env="FIT_DROPOUT", type=float, help="Rate.  [default: the base model's; sample: 0]")
 @_setting("--max-length", env="FIT_MAX_LENGTH", type=int, help="Most tokens of a text.  [default: the model's limit]")
 @_setting("--seed", env="FIT_SEED", type=int, help="Seed of weights, order and made sentences.  [default: 0]")
 @_setting(

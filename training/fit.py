@@ -85,6 +85,7 @@ def fit(config: FitConfig, *, console: Console | None = None) -> FitResult:
             base.model.train(),
             lr=config.lr,
             head_lr=config.head_lr,
+            dropout=config.dropout,
             weight_decay=config.weight_decay,
             warmup=config.warmup,
         )
@@ -105,7 +106,7 @@ def fit(config: FitConfig, *, console: Console | None = None) -> FitResult:
             callbacks.append(EpochProgress(console, speedometer=speedometer))
         steps = -(-len(dataset.train) // config.batch_size)
         trainer = pl.Trainer(
-            max_epochs=config.epochs_to_run,
+            max_epochs=config.epochs,
             precision=precision,
             gradient_clip_val=config.clip_norm,
             fast_dev_run=config.fast_dev_run,
@@ -126,7 +127,7 @@ def fit(config: FitConfig, *, console: Console | None = None) -> FitResult:
                 base_model=config.base_model,
                 train_rows=len(dataset.train),
                 dev_rows=len(dataset.dev),
-                epochs=config.epochs_to_run,
+                epochs=config.epochs,
                 precision=precision,
                 device=str(trainer.strategy.root_device),
             ),
@@ -233,7 +234,7 @@ def publish(
             labels=dataset.labels,
             max_length=base.max_length,
             dataset=dataset.describe(),
-            training_config=settings | {"epochs": config.epochs_to_run, "precision": precision},
+            training_config=settings | {"precision": precision},
             seed=config.seed,
             git_commit=read_git_commit(),
             tracking={"logger": config.logger, "run": run.name, "url": str(run)},

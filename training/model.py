@@ -24,6 +24,7 @@ class SentenceClassifier(pl.LightningModule):
         model: Any ``AutoModelForSequenceClassification``.
         lr: Peak learning rate of the encoder.
         head_lr: Peak learning rate of pooler and classifier; None takes ``lr``.
+        dropout: Rate of all dropout; None keeps the model's own.
         weight_decay: Of all weights but biases and layer norms.
         warmup: Part of all steps in which the rate rises from 0; it falls linearly to 0 in the rest.
     """
@@ -34,12 +35,18 @@ class SentenceClassifier(pl.LightningModule):
         *,
         lr: float = 1e-4,
         head_lr: float | None = None,
+        dropout: float | None = None,
         weight_decay: float = 0.01,
         warmup: float = 0.06,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["model"])
         self.model = model
+        if dropout is not None:
+            # In the modules and not in the config: the published folder keeps the base model's rate for later fits.
+            for part in model.modules():
+                if isinstance(part, torch.nn.Dropout):
+                    part.p = dropout
         self.val_metrics = make_metrics(model.config.num_labels, prefix="val_")
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:

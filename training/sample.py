@@ -1,6 +1,6 @@
 """Made sentences: a seeded grammar of minimal pairs, so that a first fit needs no network and no data.
 
-Each pair differs in one point of grammar (PHENOMENA in sample_rules.py) and in nothing else, so that neither words nor
+Each pair differs in one point of grammar (PHENOMENA) and in nothing else, so that neither words nor
 length tell which of the two is acceptable.
 """
 
@@ -10,10 +10,14 @@ import random
 import re
 from typing import NamedTuple
 
-from training.sample_rules import PHENOMENA
+from training.sample_clauses import CLAUSES
+from training.sample_forms import FORMS
 from training.sample_words import AFTER, BEFORE, LEXEMES, PHRASES
 
-TRAIN_PAIRS = 3600
+PHENOMENA = FORMS | CLAUSES
+"""Templates by what parts the two sentences of a pair."""
+
+TRAIN_PAIRS = 4500
 DEV_PAIRS = 300
 
 CHOICE = re.compile(r"<([^<>|]*)\|([^<>|]*)>")
@@ -56,10 +60,11 @@ def make(
 
 
 def make_pairs(count: int, *, order: random.Random) -> list[Pair]:
-    """Make pairs, all phenomena in turn; no sentence comes twice."""
+    """Make pairs, the phenomena in turn; no sentence comes twice."""
     seen: set[str] = set()
     pairs: list[Pair] = []
-    names = list(PHENOMENA)
+    # A phenomenon with more templates gets more pairs, but not in full proportion.
+    names = [name for name, templates in PHENOMENA.items() for _ in range(2 + len(templates) // 5)]
     while len(pairs) < count:
         pair = make_pair(names[len(pairs) % len(names)], order=order)
         if pair.acceptable != pair.unacceptable and seen.isdisjoint(pair[1:]):

@@ -183,6 +183,8 @@ PHRASES: dict[str, list[str]] = {
     "sgdet": _phrases("the; a; this; that; every; my; one"),
     "opt_adj": _phrases("old; young; new; little; ;;; friendly; local; tall; famous"),
     "modal": _phrases("can; could; should; must; will; might; would; may"),
+    "noon": _phrases("noon; lunch; last summer; six o'clock; the morning; May"),
+    "group": _phrases("list; box; pile; bag; set; collection"),
     "meal": _phrases("""breakfast; dinner; a sandwich; the soup; an apple; some cake; two eggs; a pizza; the fish"""),
     "activity": _phrases(
         """swim;cook dinner;play the piano;read books;work at night;learn French;help people;drive a car
@@ -223,7 +225,7 @@ PHRASES: dict[str, list[str]] = {
 }
 
 # Around a statement, the same in both sentences of a pair; the many empty ones keep most sentences plain.
-BEFORE = [""] * 5 + [
+BEFORE = [""] * 90 + [
     "I think that ",
     "everyone knows that ",
     "she said that ",
@@ -236,7 +238,7 @@ BEFORE = [""] * 5 + [
     "of course ",
     "he believes that ",
 ]
-AFTER = [""] * 6 + [
+AFTER = [""] * 60 + [
     ", but nobody cares",
     ", and I am glad",
     ", as far as I know",
