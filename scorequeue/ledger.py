@@ -26,6 +26,7 @@ from scorequeue.errors import (
     JobNotFoundError,
     ProtocolTooNewError,
     RedisRefusedError,
+    RedisUnavailableError,
     UsageError,
 )
 from scorequeue.inquiries import PATIENCE_S, Inquiries
@@ -68,9 +69,12 @@ class Ledger(Inquiries):
         """
         client = scripts.connect(settings.redis_url)
         ledger = cls(client, Keys(settings.namespace), lease_s=settings.lease_s, patience_s=patience_s)
-        with translated(client):
-            info = client.info("server")
-            protocol = int(client.hget(ledger.keys.meta, "protocol") or PROTOCOL)
+        try:
+            with translated(client):
+                info = client.info("server")
+                protocol = int(client.hget(ledger.keys.meta, "protocol") or PROTOCOL)
+        except ResponseError as exc:  # for instance a database number that the server does not have
+            raise RedisRefusedError(f"Redis refused: {exc}; check --redis-url") from exc
         version = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])
         if version < scripts.OLDEST_REDIS:
             raise RedisRefusedError(
@@ -177,8 +181,8 @@ class Ledger(Inquiries):
         """
         args: list[scripts.Arg] = [worker_id, json.dumps(about), self.lease_ms, len(lanes), *lanes]
         answer = self._scripts.run_once(_RENEW, args + _lease_args(leases))
-        lost = {(job.decode(), int(index)) for job, index in zip(*[iter(answer)] * 2, strict=True)}
-        return {lease for lease in leases if (lease.job_id, lease.chunk) in lost}
+        lost = zip(*[iter(answer)] * 3, strict=True)
+        return {Lease(job.decode(), int(chunk), token.decode()) for job, chunk, token in lost}
 
     def commit(self, commits: Sequence[Commit]) -> list[str]:
         """Write the results of scored chunks, several in one round trip.
@@ -253,10 +257,15 @@ def _refuse(job_id: str, answer: ResponseError) -> NoReturn:
         case "CLOSED":
             raise UsageError(f"job {job_id} is {rest} and takes no more rows; submit a new job") from answer
         case "GAP":
-            raise InternalError(f"job {job_id} has {rest} chunks, and a later one was sent") from answer
+            raise RedisUnavailableError(
+                f"Redis lost the end of the upload of job {job_id} (it has {rest} chunks);"
+                " run the same command again with its --idempotency-key, or submit again"
+            ) from answer
         case "MISMATCH":
+            chunks, _, rows = rest.partition(" ")
             raise ContentConflictError(
-                f"job {job_id} holds {rest} chunks and rows, and other counts were sealed"
+                f"job {job_id} holds {rows} rows in {chunks} chunks, and this input has other counts;"
+                " use another --idempotency-key for other input"
             ) from answer
         case _:
             raise InternalError(f"the ledger refused job {job_id}: {answer}") from answer

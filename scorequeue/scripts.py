@@ -6,6 +6,7 @@ is here, and only verbs that may run twice go through it.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from hashlib import sha1
@@ -20,6 +21,7 @@ from redis.exceptions import (
     NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
+    ReadOnlyError,
     RedisError,
     ResponseError,
 )
@@ -36,6 +38,9 @@ OLDEST_REDIS = (6, 2)
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
+
+_REFUSAL = re.compile(r"(?:^|-)(OOM|NOPERM|NOAUTH|WRONGPASS|NOREPLICAS|READONLY|MISCONF|MASTERDOWN|CLUSTERDOWN|BUSY)\b")
+"""Words of the server that no script of ours uses."""
 
 T = TypeVar("T")
 Arg = str | int | float | bytes
@@ -135,8 +140,9 @@ class ScriptRunner:
                     self.client.script_load(script.text)
                 answers = self._pipeline(calls)
         for answer in answers:
-            if isinstance(answer, OutOfMemoryError):
-                raise RedisRefusedError(_refusal(answer)) from answer
+            found = _our_error(answer, self.client) if isinstance(answer, RedisError) else None
+            if found is not None:
+                raise found from answer
         return answers
 
     def _pipeline(self, calls: Sequence[tuple[Script, Sequence[Arg]]]) -> list[Any]:
@@ -156,21 +162,38 @@ class translated:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, AuthenticationError | NoPermissionError | OutOfMemoryError):
-            raise RedisRefusedError(_refusal(error)) from error
-        if isinstance(error, ResponseError) and not isinstance(error, BusyLoadingError):
-            return
         if isinstance(error, RedisError):
-            raise RedisUnavailableError(
-                f"expected Redis at {_address(self._client)}, got: {error}; start it (worker start --local brings one)"
-                " or name it with --redis-url"
-            ) from error
+            found = _our_error(error, self._client)
+            if found is not None:
+                raise found from error
 
 
-def _refusal(error: BaseException) -> str:
-    if isinstance(error, OutOfMemoryError):
-        return f"Redis has no memory left for new rows ({error}); wait for workers, delete old jobs or raise maxmemory"
-    return f"Redis refused: {error}; check the user and password in --redis-url and the user's rights"
+def _our_error(error: RedisError, client: redis.Redis) -> RedisUnavailableError | None:
+    """Say what Redis's error means to a caller; None for what a script of ours refused.
+
+    Redis 6.2 wraps what a command inside a script met into a plain error ("Error running script ... -OOM ..."), so the
+    word decides there, and the class elsewhere.
+    """
+    word = _REFUSAL.search(str(error))
+    code = word[1] if word and isinstance(error, ResponseError) else ""
+    if isinstance(error, OutOfMemoryError) or code == "OOM":
+        return RedisRefusedError(
+            f"Redis has no memory left for new rows ({error}); wait for workers, delete old jobs or raise maxmemory"
+        )
+    if isinstance(error, AuthenticationError | NoPermissionError) or code in ("NOPERM", "NOAUTH", "WRONGPASS"):
+        return RedisRefusedError(
+            f"Redis refused: {error}; check the user and password in --redis-url and the user's rights"
+        )
+    if code or isinstance(error, BusyLoadingError | ReadOnlyError):
+        return RedisUnavailableError(
+            f"Redis at {_address(client)} takes no writes now: {error}; it may by itself later"
+        )
+    if isinstance(error, ResponseError):
+        return None
+    return RedisUnavailableError(
+        f"expected Redis at {_address(client)}, got: {error}; start it (worker start --local brings one)"
+        " or name it with --redis-url"
+    )
 
 
 def _address(client: redis.Redis) -> str:

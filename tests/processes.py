@@ -71,6 +71,10 @@ class WorkerProcess:
         """SIGTERM, as a supervisor would. Returns the exit status."""
         return self._end(signal.SIGTERM, timeout_s)
 
+    def send(self, signum: signal.Signals, timeout_s: float = 40.0) -> int:
+        """Send a signal and wait for the end. Returns the exit status."""
+        return self._end(signum, timeout_s)
+
     def wait(self, timeout_s: float = 40.0) -> int:
         """Wait for an end that something else brings about. Returns the exit status."""
         assert self._process is not None

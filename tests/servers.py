@@ -58,6 +58,7 @@ class RedisServer:
                     return
                 except redis.exceptions.RedisError:
                     time.sleep(0.02)
+        self.kill()
         raise AssertionError(f"Redis did not answer in {START_TIMEOUT_S} s; see {self.folder / 'redis.log'}")
 
     def kill(self) -> None:

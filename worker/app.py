@@ -14,12 +14,16 @@ from collections.abc import Callable
 from typing import Any
 
 from celery import Celery, signals
-from celery.exceptions import SecurityWarning
+from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 from celery.worker import state as celery_state
+from kombu.transport.redis import Channel
 
 from scorequeue.jobs import Lane
 from scorequeue.queue import SCORE_TASK, make_app
 from worker.settings import WorkerSettings
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+"""SIGHUP is among them because Celery's own answer is to start itself anew, beside the terminal that has gone."""
 
 SPARE_THREADS = 1
 """A bell that finds its pump running needs a thread for a moment, to say so."""
@@ -45,6 +49,9 @@ def make_worker_app(settings: WorkerSettings, score: Callable[[Lane], None]) -> 
         worker_soft_shutdown_timeout=0,
     )
 
+    # At a lost connection kombu would write bells that it fetched into a file in /tmp, and cry emergency over them.
+    Channel.do_restore = False
+
     @app.task(name=SCORE_TASK, ignore_result=True)  # type: ignore[untyped-decorator]
     def score_lane(lane: str) -> None:
         score(Lane(lane))
@@ -52,21 +59,23 @@ def make_worker_app(settings: WorkerSettings, score: Callable[[Lane], None]) -> 
     return app
 
 
-def run_celery(app: Celery, settings: WorkerSettings, *, worker_id: str, on_stop: Callable[[], None]) -> int:
+def run_celery(app: Celery, settings: WorkerSettings, *, worker_id: str, on_stop: Callable[[int], None]) -> int:
     """Serve bells until told to stop.
 
     Args:
         app: Made by ``make_worker_app``.
         settings: The worker's.
         worker_id: Random for each start, because host name and pid repeat in containers.
-        on_stop: Called inside the signal handler at every SIGTERM, SIGINT and SIGQUIT: it may set events and nothing
-            else (no Redis, no lock).
+        on_stop: Called with the number of each of ``STOP_SIGNALS`` inside the signal handler: it may set events and
+            nothing else (no Redis, no lock).
 
     Returns:
         Celery's exit code.
     """
     # It warns of running as root because pickled messages could run code; ours are JSON, and nothing else is accepted.
     warnings.filterwarnings("ignore", category=SecurityWarning)
+    # It warns at each lost connection of a default that is not ours.
+    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     installed = _install_handlers_when_ready(on_stop)
     try:
         worker = app.Worker(
@@ -87,15 +96,15 @@ def run_celery(app: Celery, settings: WorkerSettings, *, worker_id: str, on_stop
     return int(worker.exitcode or 0)
 
 
-def _install_handlers_when_ready(on_stop: Callable[[], None]) -> Callable[..., None]:
+def _install_handlers_when_ready(on_stop: Callable[[int], None]) -> Callable[..., None]:
     """Put our handlers over Celery's, whose cold shutdown does not work with the threads pool."""
 
     def handle(signum: int, frame: Any) -> None:
         celery_state.should_stop = os.EX_OK
-        on_stop()
+        on_stop(signum)
 
     def install(**_: Any) -> None:
-        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        for signum in STOP_SIGNALS:
             signal.signal(signum, handle)
 
     signals.worker_ready.connect(install, weak=False)

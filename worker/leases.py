@@ -11,6 +11,7 @@ else's. Redis that goes away stops neither thread: both try again until it answe
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import Counter, deque
@@ -99,15 +100,23 @@ class LeaseKeeper:
     def release(self, leases: Iterable[Lease]) -> None:
         """Give chunks back unscored."""
         given_back = list(leases)
+        self.forget(given_back)
+        try:
+            self.outcomes["released"] += self._ledger.release(given_back)
+        except RedisUnavailableError as exc:
+            facts = fields("release_unsent", leases=len(given_back), error=str(exc))
+            log.warning("Redis is away; leases run out by themselves", extra=facts)
+
+    def forget(self, leases: Iterable[Lease]) -> None:
+        """Let leases run out: they are no longer renewed, and somebody else gets the chunks a term later."""
         with self._lock:
-            self._held.difference_update(given_back)
-        released = self._ledger.release(given_back)
-        self.outcomes["released"] += released
+            self._held.difference_update(leases)
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until all finished chunks are committed; False when the time was over first."""
+        """Wait until all finished chunks are committed; False when the time was over, or Redis away, first."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._finished, timeout_s)
+            self._changed.wait_for(lambda: not self._finished or not self._is_reachable, timeout_s)
+            return not self._finished
 
     def stop(self) -> None:
         """Release what is still held, and leave the list of live workers. Call after ``flush``."""
@@ -115,17 +124,15 @@ class LeaseKeeper:
         with self._changed:
             self._changed.notify_all()
             rest = list(self._held)
-        try:
-            self.release(rest)
+        self.release(rest)
+        # Unsent, it costs nothing: a worker that gives no sign of life is not counted a lease later.
+        with contextlib.suppress(RedisUnavailableError):
             self._ledger.depart(self._worker_id, self._lanes)
-        except RedisUnavailableError as exc:
-            facts = fields("release_unsent", leases=len(rest), error=str(exc))
-            log.warning("Redis is away; leases run out by themselves", extra=facts)
 
     def _guard(self, loop: Callable[[], None]) -> None:
         try:
             loop()
-        except Exception as exc:
+        except BaseException as exc:  # whatever it was, nobody renews or commits now
             log.exception("the lease keeper failed", extra=fields("keeper_failed"))
             self._on_fatal(exc)
 
@@ -141,7 +148,8 @@ class LeaseKeeper:
                 continue
             self._note_reachable(True)
             with self._lock:
-                lost &= self._held  # what was committed meanwhile is not lost
+                # What was committed meanwhile is not lost, and what the committer has in hand it will be told itself.
+                lost &= self._held - {finished.lease for finished in self._finished}
                 self._held -= lost
             for lease in lost:
                 facts = fields("lease_lost", job_id=lease.job_id, chunk=lease.chunk)
@@ -163,7 +171,7 @@ class LeaseKeeper:
                 self._changed.notify_all()
             self.outcomes.update(outcomes)
             for commit, outcome in zip(commits, outcomes, strict=True):
-                if outcome not in ("done", "already"):
+                if outcome not in ("done", "already", "unsent"):
                     facts = fields("commit_refused", job_id=commit.lease.job_id, chunk=commit.lease.chunk, why=outcome)
                     log.warning("scores were refused", extra=facts)
 
@@ -182,7 +190,9 @@ class LeaseKeeper:
 
     def _note_reachable(self, is_reachable: bool, error: Exception | None = None) -> None:
         if is_reachable != self._is_reachable:
-            self._is_reachable = is_reachable
+            with self._changed:
+                self._is_reachable = is_reachable
+                self._changed.notify_all()
             if is_reachable:
                 log.info("Redis is back", extra=fields("redis_back"))
             else:

@@ -1,10 +1,12 @@
 """An embedded Redis for a first run without a server: ``worker start --local``.
 
     absent -> running     the first to ask starts it, and writes its url and pid to .scorequeue/local.json
-    running -> running    others join it; each user holds a shared lock on .scorequeue/local.lock
+    running -> running    others join it; each user holds a shared lock on local.lock
     running -> absent     the last user to leave stops it; its append-only file stays, and so do the jobs
 
-A user that is killed leaves the server running; the next one joins it.
+A second lock, local.turn, is held only while somebody looks, starts or stops. A user that is killed leaves the server
+running; the next one joins it. Two servers on one append-only file would ruin it, so a server that lives and does not
+answer is waited for, never replaced.
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Literal, Self
 
 import redis
 
@@ -42,40 +46,51 @@ class LocalRedis:
         self.folder = folder.absolute()
         self.url = ""
         self._lock: IO[str] | None = None
+        self._server: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = (self.folder / "local.lock").open("a")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)  # one at a time looks and starts
         try:
-            self.url = self._running_url() or self._start()
+            with self._turn():
+                fcntl.flock(self._lock, fcntl.LOCK_SH)
+                self.url = self._running_url() or self._start()
         except BaseException:
             self._lock.close()
             raise
-        fcntl.flock(self._lock, fcntl.LOCK_SH)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._lock is not None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pass  # somebody else still uses it
-        else:
+        with self._turn(), self._lock:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return  # somebody else still uses it
             self._stop()
-        finally:
-            self._lock.close()
 
     def _running_url(self) -> str | None:
-        """Return the address of a server that answers, if one does."""
-        try:
-            noted = json.loads(self._note.read_text())
-            url = str(noted["url"])
-        except (OSError, ValueError, KeyError):
+        """Return the address of our server, once it answers; None when there is none.
+
+        Raises:
+            RedisUnavailableError: It lives, and does not answer.
+        """
+        noted = self._read_note()
+        if noted is None:
             return None
-        return url if _answers(url) else None
+        url, pid = noted
+        give_up_at = time.monotonic() + START_TIMEOUT_S
+        while (found := self._who_answers(url, pid)) != "ours":
+            if found == "other" or not _is_redis_process(pid):
+                return None  # a note of a server that is gone; the port or the pid may be somebody else's by now
+            if time.monotonic() > give_up_at:
+                raise RedisUnavailableError(
+                    f"expected the embedded Redis (process {pid}) to answer, and it does not; stop it and try again"
+                )
+            time.sleep(_POLL_S)
+        return url
 
     def _start(self) -> str:
         with socket.socket() as probe:
@@ -94,23 +109,49 @@ class LocalRedis:
                 server.kill()
                 raise RedisUnavailableError(f"expected the embedded Redis to start, and it did not; see {log_file}")
             time.sleep(_POLL_S)
+        self._server = server
         aside = self._note.with_suffix(".tmp")
         aside.write_text(json.dumps({"url": url, "pid": server.pid}) + "\n")
         aside.replace(self._note)
         return url
 
     def _stop(self) -> None:
-        try:
-            pid = int(json.loads(self._note.read_text())["pid"])
-        except (OSError, ValueError, KeyError):
-            return
+        noted = self._read_note()
+        if noted is None or self._who_answers(*noted) != "ours":
+            return  # nothing of ours runs there
+        url, pid = noted
         self._note.unlink(missing_ok=True)
-        # Only while it answers is the pid surely still the server's.
-        if _answers(self.url):
-            os.kill(pid, signal.SIGTERM)
-            give_up_at = time.monotonic() + START_TIMEOUT_S
-            while _answers(self.url) and time.monotonic() < give_up_at:
-                time.sleep(_POLL_S)
+        os.kill(pid, signal.SIGTERM)
+        give_up_at = time.monotonic() + START_TIMEOUT_S
+        while _answers(url) and time.monotonic() < give_up_at:
+            time.sleep(_POLL_S)
+        if self._server is not None:
+            self._server.wait(START_TIMEOUT_S)
+
+    def _read_note(self) -> tuple[str, int] | None:
+        """Return url and pid as they were noted at the server's start."""
+        try:
+            noted = json.loads(self._note.read_text())
+            return str(noted["url"]), int(noted["pid"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _who_answers(self, url: str, pid: int) -> Literal["ours", "other", "nobody"]:
+        """Say whether the server that answers there is the one that was noted, on this folder's file."""
+        try:
+            with redis.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1) as client:
+                found_pid = client.info("server")["process_id"]
+                found_folder = client.config_get("dir")["dir"]
+        except redis.exceptions.RedisError:
+            return "nobody"
+        return "ours" if found_pid == pid and Path(found_folder).resolve() == self.folder.resolve() else "other"
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One at a time looks, starts or stops."""
+        with (self.folder / "local.turn").open("a") as turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            yield
 
     @property
     def _note(self) -> Path:
@@ -135,6 +176,20 @@ def _version(binary: str) -> tuple[int, ...]:
     said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout
     number = next((part[2:] for part in said.split() if part.startswith("v=")), "0")
     return tuple(int(part) for part in number.split(".")[:2] if part.isdigit())
+
+
+def _is_redis_process(pid: int) -> bool:
+    """Whether the process lives and is a redis-server; where /proc is missing, whether it lives."""
+    try:
+        return b"redis-server" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:
+        if Path("/proc").is_dir():
+            return False
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
 
 
 def _answers(url: str) -> bool:

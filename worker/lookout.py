@@ -51,6 +51,6 @@ class Lookout:
         try:
             while not self._stopping.wait(LOOK_EVERY_S):
                 pump.run()
-        except Exception as exc:
+        except BaseException as exc:  # a panic inside tokenizers is no Exception
             log.exception("a pump failed", extra=fields("pump_failed", lane=pump.lane.value))
             self._on_fatal(exc)

@@ -5,7 +5,7 @@
     draining    first SIGTERM: no more claims, the batch on the device is finished and committed, the rest goes back
     ended       0 after a drain in time; 1 when the device is sick or a part failed: the supervisor should start anew
 
-A second signal while draining, or a drain that outlasts its time-out, releases what it can and ends at once.
+A second signal while draining, SIGQUIT, or a drain that outlasts its time-out, releases what it can and ends at once.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from typing import Any, cast
 
 from scorequeue import __version__
 from scorequeue.errors import ExitCode
+from scorequeue.jobs import Lane
 from scorequeue.ledger import Ledger
 from scorequeue.logs import fields
 from scorequeue.queue import Bells
 from scorequeue.records import Lease
 from scorequeue.registry import Registry
-from worker.app import make_worker_app, run_celery
+from worker.app import STOP_SIGNALS, make_worker_app, run_celery
 from worker.leases import LeaseKeeper
 from worker.loading import load_model
 from worker.lookout import Lookout
@@ -42,8 +43,6 @@ PATIENCE_S = 1.0
 
 CELERY_GRACE_S = 5.0
 """Seconds that Celery has to end after the drain; it may be waiting for a Redis that is away."""
-
-HURRIED_STATUS = 1
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +58,7 @@ class Service:
         self._hurry = threading.Event()
         self._drained = threading.Event()
         self._failure: BaseException | None = None
+        self._celery_status = 0
 
         self._ledger = Ledger.connect(settings, patience_s=PATIENCE_S)
         registry = Registry(settings.registry)
@@ -87,8 +87,8 @@ class Service:
 
     def run(self) -> int:
         """Serve until told to stop. Returns the process's exit status."""
-        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-            signal.signal(signum, lambda *_: self._stop())
+        for signum in STOP_SIGNALS:
+            signal.signal(signum, lambda signum, _: self._stop(signum))
         self._models.follow()
         self._scorer.start()
         self._keeper.start()
@@ -96,26 +96,36 @@ class Service:
         threading.Thread(target=self._drain, name="drain", daemon=True).start()
         log.info("worker is ready", extra=fields("worker_ready", worker=self.worker_id, **self._about()))
 
-        app = make_worker_app(self._settings, lambda lane: self._pumps[lane].run())
-        run_celery(app, self._settings, worker_id=self.worker_id, on_stop=self._stop)
-
-        self._stop_without_hurry()
+        app = make_worker_app(self._settings, self._score)
+        try:
+            self._celery_status = run_celery(app, self._settings, worker_id=self.worker_id, on_stop=self._stop)
+        except Exception as exc:
+            log.exception("Celery failed", extra=fields("celery_failed"))
+            self._failure = self._failure or exc
+        self._stopping.set()
         self._drained.wait(self._settings.drain_timeout_s + CELERY_GRACE_S)
         return self._exit_status()
 
-    def _stop(self) -> None:
-        """Called inside signal handlers: sets events and nothing else."""
-        if self._stopping.is_set():
-            self._hurry.set()
-        self._stopping.set()
+    def _score(self, lane: Lane) -> None:
+        """What a bell starts. A pump that fails holds leases that nobody would score: the worker must end."""
+        try:
+            self._pumps[lane].run()
+        except BaseException as exc:  # a panic inside tokenizers is no Exception
+            log.exception("a pump failed", extra=fields("pump_failed", lane=lane.value))
+            self._fail(exc)
 
-    def _stop_without_hurry(self) -> None:
+    def _stop(self, signum: int) -> None:
+        """Called inside signal handlers: sets events and nothing else."""
+        if signum == signal.SIGQUIT or self._stopping.is_set():
+            self._hurry.set()
         self._stopping.set()
 
     def _fail(self, error: BaseException) -> None:
         """A part of the worker cannot go on: give everything back, and let the supervisor act."""
+        is_first = self._failure is None and not self._stopping.is_set()
         self._failure = self._failure or error
-        os.kill(os.getpid(), signal.SIGTERM)  # the one way that Celery's loop and ours both hear
+        if is_first:  # a second signal would mean: in a hurry
+            os.kill(os.getpid(), signal.SIGTERM)  # the one way that Celery's loop and ours both hear
 
     def _drain(self) -> None:
         """Let go of everything, in the order that loses the least work."""
@@ -145,10 +155,11 @@ class Service:
         why = "second signal" if is_told else "drain timed out"
         log.warning("worker ends now; leases go back", extra=fields("hurry", why=why))
         self._keeper.stop()
-        os._exit(HURRIED_STATUS)
+        os._exit(ExitCode.UNEXPECTED)
 
     def _exit_status(self) -> int:
-        return int(ExitCode.UNEXPECTED if self._failure is not None else ExitCode.DONE)
+        has_failed = self._failure is not None or self._celery_status != 0
+        return int(ExitCode.UNEXPECTED if has_failed else ExitCode.DONE)
 
     def _about(self) -> dict[str, Any]:
         model = self._models.get(self._models.current_version)

@@ -81,14 +81,16 @@ class Pump:
             self._is_running = True
         try:
             self._pump()
-        finally:
-            with self._lock:
-                self._is_running = False
+        except BaseException:
+            self._end()
+            raise
 
     def _pump(self) -> None:
+        """Pump, and call ``_end`` or its like exactly once: behind it another thread may be pumping."""
         turn_ends = self._clock() + TURN_S
         while not self._stopping.is_set():
             if self._clock() > turn_ends:
+                self._end()
                 self._bells.ring(self.lane)
                 return
             if self._scorer.room(self.lane) <= 0:
@@ -104,6 +106,11 @@ class Pump:
                     if not self._look_again:
                         self._is_running = False  # under the same lock as the bell's check: none falls in between
                         return
+        self._end()
+
+    def _end(self) -> None:
+        with self._lock:
+            self._is_running = False
 
     def _claim(self) -> Sequence[LeasedChunk]:
         room = LaneRoom(self.lane, self._scorer.room(self.lane), CHUNKS_AT_ONCE)
@@ -130,10 +137,15 @@ class Pump:
         lease = leased.lease
         try:
             chunk = decode_chunk(leased.payload)
-            model = self._models.get(leased.model_version)
-        except (CodecError, ProtocolTooNewError, VersionError) as exc:
+        except (CodecError, ProtocolTooNewError) as exc:
             facts = fields("chunk_unreadable", job_id=lease.job_id, chunk=lease.chunk, error=str(exc))
-            log.error("a chunk cannot be scored here; it goes back", extra=facts)
+            log.error("a chunk cannot be read here; its lease runs out", extra=facts)
+            # Released, it would be the next one claimed here; after a term another worker may read it.
+            self._keeper.forget([lease])
+            return
+        try:
+            model = self._models.get(leased.model_version)
+        except VersionError:  # it made room between the claim and now
             self._keeper.release([lease])
             return
         finish = partial(commit_of, lease, chunk, labels=model.labels, model_version=model.version)

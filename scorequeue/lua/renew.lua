@@ -1,5 +1,5 @@
 -- renew: ARGV worker, what it says of itself (JSON), lease_ms, number of lanes, lanes, then job, index, token of each lease.
--- The worker's sign of life. Returns {job, index} of each lease that is no longer its own.
+-- The worker's sign of life. Returns {job, index, token} of each lease that is no longer its own.
 allow_when_full()
 local lease_ms, lanes = tonumber(ARGV[3]), tonumber(ARGV[4])
 stamp(lease_ms)
@@ -22,6 +22,7 @@ for i = 5 + lanes, #ARGV, 3 do
   else
     lost[#lost + 1] = ARGV[i]
     lost[#lost + 1] = ARGV[i + 1]
+    lost[#lost + 1] = ARGV[i + 2]
   end
 end
 return lost

@@ -1,4 +1,5 @@
 -- seal: ARGV job, chunks, rows. Returns the state. Says that all has arrived, and checks that it has.
+allow_when_full()
 local job = ARGV[1]
 local key = job_key(job)
 local f = redis.call('HMGET', key, 'state', 'chunks', 'total', 'done', 'started', 'deadline')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -14,6 +15,7 @@ from scorequeue.errors import (
     ContentConflictError,
     JobNotFoundError,
     ProtocolTooNewError,
+    RedisRefusedError,
     RedisUnavailableError,
     UsageError,
 )
@@ -22,7 +24,7 @@ from scorequeue.keys import Keys
 from scorequeue.ledger import Ledger
 from scorequeue.records import ChunkUpload, Claim, Commit, LaneRoom, Lease
 from scorequeue.settings import Settings
-from tests.servers import free_port
+from tests.servers import RedisServer, free_port
 
 EVERYTHING = [LaneRoom(Lane.EXPRESS, 100_000, 100), LaneRoom(Lane.BULK, 100_000, 100)]
 NOTHING = [LaneRoom(Lane.BULK, 0, 0)]
@@ -363,3 +365,72 @@ def test_newer_protocol_is_refused(redis_url: str, namespace: str) -> None:
 
     with pytest.raises(ProtocolTooNewError, match="99"):
         Ledger.connect(Settings(redis_url=redis_url, namespace=namespace))
+
+
+def test_renewal_knows_an_old_lease_from_the_new_one_of_the_same_chunk(hasty: Ledger) -> None:
+    """A worker that claims its own expired chunk again holds two tokens for a moment."""
+    submit(hasty, 1)
+    old = claim(hasty).chunks[0].lease
+    new: list[Lease] = []
+    until(lambda: bool(new.extend(chunk.lease for chunk in claim(hasty).chunks) or new))
+
+    lost = hasty.renew("worker-1", {}, [Lane.BULK], [old, new[0]])
+
+    assert lost == {old}
+
+
+@pytest.fixture
+def small_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path, "--maxmemory", "3mb") as server:
+        yield server
+
+
+def fill(ledger: Ledger, job: str) -> int:
+    """Add chunks until Redis refuses; returns how many it took."""
+    for index in range(1000):
+        payload = encode_chunk(Chunk(first_row=1 + 2 * index, texts=["x" * 20_000] * 2))
+        try:
+            ledger.add_chunks(job, index, [ChunkUpload(payload, 2, digest(payload))])
+        except RedisRefusedError:
+            return index
+    raise AssertionError("a Redis of 3 MB took 40 MB")
+
+
+def test_full_redis_drains(small_redis: RedisServer) -> None:
+    """Out of memory must not keep workers from making room."""
+    ledger = Ledger.connect(Settings(redis_url=small_redis.url))
+    job = ledger.open(spec()).job_id
+    chunks = fill(ledger, job)
+
+    ledger.seal(job, chunks=chunks, rows=2 * chunks)
+    ledger.renew("worker-1", {}, [Lane.BULK], [])
+    first, *_ = claim(ledger, lanes=[LaneRoom(Lane.BULK, 100, 2)]).chunks
+    ledger.release([first.lease])
+    ledger.commit([commit_of(chunk.lease) for chunk in claim(ledger, lanes=[LaneRoom(Lane.BULK, 1000, 1)]).chunks])
+    status = ledger.status(job)
+
+    assert chunks > 2
+    assert (status.state, status.scored) == (JobState.RUNNING, 2)
+    ledger.close()
+
+
+def test_redis_that_takes_no_writes_is_unavailable_not_broken(tmp_path: Path) -> None:
+    """A replica that is lost must not end healthy workers: they wait for what passes by itself."""
+    with RedisServer(tmp_path, "--min-replicas-to-write", "1") as server:
+        ledger = Ledger.connect(Settings(redis_url=server.url), patience_s=0)
+
+        with pytest.raises(RedisUnavailableError, match="takes no writes"):
+            ledger.open(spec())
+        with pytest.raises(RedisUnavailableError, match="takes no writes"):
+            ledger.submit(spec(), uploads(1))
+        with pytest.raises(RedisUnavailableError, match="takes no writes"):
+            claim(ledger)
+        ledger.close()
+
+
+def test_lost_end_of_an_upload_is_said_with_the_next_step(ledger: Ledger) -> None:
+    """Power loss may take the last second: the producer is told to run again, not that there is a bug."""
+    job = ledger.open(spec()).job_id
+
+    with pytest.raises(RedisUnavailableError, match="run the same command again"):
+        ledger.add_chunks(job, 5, uploads(6)[5:])
