@@ -102,8 +102,6 @@ def load(name: str, *, labels: tuple[str, ...], max_length: int | None = None) -
         raise _explain(name, source, error) from error
     if not tokenizer.is_fast:
         raise UsageError(f"base model {name} has no tokenizer.json, only a slow tokenizer; choose another base model")
-    if source == str(_minilm_folder()):
-        _open_pooler(model)
     limit = read_max_length(config, tokenizer)
     if max_length is not None and max_length > limit:
         raise UsageError(f"--max-length {max_length} is above the {limit} tokens that {name} reads")
@@ -119,20 +117,6 @@ def read_max_length(config: object, tokenizer: PreTrainedTokenizerBase) -> int:
             positions -= int(getattr(config, "pad_token_id", None) or 0) + 1
         limits.append(positions)
     return min(limits, default=FALLBACK_MAX_LENGTH)
-
-
-def _open_pooler(model: PreTrainedModel) -> None:
-    """Start the pooler as tanh(x).
-
-    MiniLM's published pooler was never trained: sentence-transformers pooled by the mean. Its small random weights
-    would squeeze the first token's state to almost nothing, so that early steps teach the encoder little.
-    """
-    import torch
-
-    pooler = model.bert.pooler.dense
-    with torch.no_grad():
-        torch.nn.init.eye_(pooler.weight)
-        torch.nn.init.zeros_(pooler.bias)
 
 
 def _minilm_folder() -> Path | None:

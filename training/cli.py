@@ -83,7 +83,7 @@ def cli() -> None:
     "--head-lr",
     env="FIT_HEAD_LR",
     type=float,
-    help="Peak learning rate of pooler and classifier.  [default: 1e-3; sample: 5e-4]",
+    help="Peak learning rate of pooler and classifier.  [default: 1e-4; sample: 5e-4]",
 )
 @_setting("--batch-size", env="FIT_BATCH_SIZE", type=int, help="Rows in a step.  [default: 32; sample: 16]")
 @_setting("--dropout", env="FIT_DROPOUT", type=float, help="Rate.  [default: the base model's; sample: 0]")
@@ -125,9 +125,9 @@ def fit(*, quiet: bool, log_level: str, log_format: str, **values: Any) -> None:
     """
     logs.configure("error" if quiet else log_level, "json" if log_format == "json" else "text")
     config = FitConfig.load(**values)
-    # Read by OpenMP when torch is imported. Its threads spin while they wait for each other; next to another busy
-    # process (a worker, say) that cost 5/6 of the speed: 18 rows/s against 91 with threads that soon sleep.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    # Read by OpenMP when torch is imported. Its threads would spin while they wait for each other, which next to
+    # another busy process (a worker, say) costs most of the speed (docs/performance.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from rich.console import Console
 
     from training.fit import fit as run_fit
