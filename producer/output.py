@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,14 +27,27 @@ def write_output(pieces: Iterable[str], output: str | None) -> None:
         InputError: The file cannot be written.
     """
     if output is None or output == "-":
-        _write(pieces, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
+        try:
+            _write(pieces, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as exc:
+            raise InputError(f"standard output cannot be written: {exc.strerror or exc}") from exc
         return
-    path = Path(output)
+    path = Path(os.path.realpath(output))  # a link stays one: what it leads to is replaced
+    if _is_stdout(path):
+        write_output(pieces, None)
+        return
     if path.exists() and not path.is_file():
         # A device or a named pipe: it must not be replaced by a file.
-        with path.open("wb") as file:
-            _write(pieces, file)
+        try:
+            with path.open("wb") as file:
+                _write(pieces, file)
+        except BrokenPipeError:
+            raise
+        except OSError as exc:
+            raise InputError(f"{output}: cannot be written: {exc.strerror or exc}") from exc
         return
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -41,6 +55,8 @@ def write_output(pieces: Iterable[str], output: str | None) -> None:
             _write(pieces, file)
             file.flush()
             os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, aside)
         aside.replace(path)
     except OSError as exc:
         raise InputError(f"{output}: cannot be written: {exc.strerror or exc}") from exc
@@ -48,20 +64,35 @@ def write_output(pieces: Iterable[str], output: str | None) -> None:
         aside.unlink(missing_ok=True)
 
 
-def check_output(output: str | None) -> None:
-    """Check, before any work is done, that a file can be made there.
+def check_output(output: str | None, *, inputs: Iterable[str] = ()) -> None:
+    """Check, before any work is done, that a file can be made there without a loss.
+
+    Args:
+        output: The file to write, or None or ``-`` for standard output.
+        inputs: Files that are read; results must not take the place of their sentences.
 
     Raises:
         InputError: It cannot.
     """
     if output is None or output == "-":
         return
-    path = Path(output)
+    path = Path(os.path.realpath(output))
+    for name in inputs:
+        if path.is_file() and os.path.exists(name) and os.path.samefile(path, name):
+            raise InputError(f"{output}: expected another file than the input; name another --output")
     if path.is_dir():
         raise InputError(f"{output}: expected a file to write to, got a directory")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         reason = "no permission to write there" if path.parent.is_dir() else "there is no such folder"
         raise InputError(f"{output}: cannot be written: {reason}")
+
+
+def _is_stdout(path: Path) -> bool:
+    """Whether the path is what standard output goes to already, as /dev/stdout is."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(1))
+    except OSError:
+        return False
 
 
 def _write(pieces: Iterable[str], file: BinaryIO) -> None:

@@ -51,7 +51,7 @@ def results(
 
     if joined and only_errors:
         raise UsageError("expected either --join or --errors, got both")
-    check_output(output)
+    check_output(output, inputs=joined)
     started = start(ctx)
     with started.connect() as client:
         job = client.job(job_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from contextlib import ExitStack
@@ -147,13 +148,14 @@ class _Source:
         self._stack = stack
         self._options = _reader_options(started, options)
         self.paths: list[str] = list(options["paths"]) or ([] if self._texts else ["-"])
-        names = ["stdin" if path == "-" else path for path in self.paths]
+        # A name that is no UTF-8 would not travel to the ledger.
+        names = ["stdin" if path == "-" else os.fsencode(path).decode(errors="replace") for path in self.paths]
         to_terminal = sys.stdout.isatty()
         # A table on a terminal shows the sentences, so it reads the input again too.
         is_shown = choose_format(options["output_format"], options["output"], is_terminal=to_terminal, joined="csv")
         self.is_joined = options["wait"] and (options["join"] or is_shown == "table")
         if self.is_joined:
-            self.paths = [_spooled(path, stack) if path == "-" else path for path in self.paths]
+            self.paths = [_spooled(path, stack) if _is_read_once(path) else path for path in self.paths]
         if self._texts:
             self.inputs = Inputs.of_texts(self._texts, self._options)
         else:
@@ -234,7 +236,7 @@ def _check(options: dict[str, Any]) -> None:
                 raise UsageError(f"expected {flag} together with --wait; without it see: producer results --help")
     from producer.output import check_output
 
-    check_output(options["output"])
+    check_output(options["output"], inputs=options["paths"])
 
 
 def _reader_options(started: Start, options: dict[str, Any]) -> ReaderOptions:
@@ -251,14 +253,19 @@ def _reader_options(started: Start, options: dict[str, Any]) -> ReaderOptions:
     )
 
 
+def _is_read_once(path: str) -> bool:
+    """Whether the input is standard input, a pipe or a device."""
+    return path == "-" or (os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path))
+
+
 def _spooled(path: str, stack: ExitStack) -> str:
-    """Copy standard input, which can be read only once, to a file that lives as long as the stack."""
+    """Copy what can be read only once to a file that lives as long as the stack."""
     import shutil
     import tempfile
     from pathlib import Path
 
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="scorequeue-"))
-    spool = Path(folder) / "stdin"
-    with spool.open("wb") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
+    spool = Path(folder) / "spool"
+    with spool.open("wb") as file, open(0 if path == "-" else path, "rb", closefd=path != "-") as source:
+        shutil.copyfileobj(source, file)
     return str(spool)

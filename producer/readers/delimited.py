@@ -11,6 +11,7 @@ from producer.readers.base import ID_NAMES, TEXT_NAMES, Reader, Record, missing_
 from producer.readers.options import ReaderOptions
 from producer.readers.streams import ByteSource
 from producer.rows import failed_row, is_plain_id
+from scorequeue.errors import InputError
 from scorequeue.jobs import FIRST_ROW, ErrorCode, Row, RowError
 
 
@@ -40,6 +41,13 @@ class DelimitedReader(Reader):
             raise missing_field(names, expected="--text-field NUMBER with --no-header", what="text", where=self.name)
         text = pick_field(names, wanted=options.text_field, usual=TEXT_NAMES, what="text", where=self.name)
         if text is None and len(names) == 1:
+            other = next((mark for mark in ";\t|," if mark != self.delimiter and mark in fields[0]), None)
+            if other is not None and options.has_header:
+                # Taken for one column, whole records would be scored as sentences, without a word.
+                raise InputError(
+                    f"{self.name}: expected fields between {self.delimiter!r}, got a header with {other!r} in it:"
+                    f" {names[0][:60]!r}; say --delimiter, or --text-field 1 if it is one column"
+                )
             text = 0
         if text is None:
             expected = "a column text or sentence, or one column"
@@ -146,6 +154,12 @@ class CsvReader(DelimitedReader):
                     yield self._row(fields, start), fields
                 return
             except csv.Error as exc:
+                if not has_columns and self.options.has_header:
+                    # Reading on would take the first sentence for the header, and lose it.
+                    why = self._fault(exc, taken).message
+                    raise InputError(
+                        f"{name}, line {number}: the header cannot be read as csv: {why}; correct it"
+                    ) from exc
                 yield failed_row(self._fault(exc, taken), None, name, number), [taken[0].removesuffix("\r")]
                 again.extendleft(reversed(taken[1:]))
                 taken.clear()

@@ -77,6 +77,7 @@ class ByteSource:
         except (LookupError, ValueError):
             raise InputError(f"expected an encoding like utf-8, latin-1 or utf-16, got {encoding!r}") from None
         self._raw = _open(path, name)
+        self._owns = path != STDIN
         self._stream = self._raw
         try:
             self._head = self._read_head()
@@ -143,7 +144,7 @@ class ByteSource:
         """Close the file; standard input stays open for whoever else holds it."""
         if self._stream is not self._raw:
             self._stream.close()
-        if self._raw is not sys.stdin.buffer:
+        if self._owns:
             self._raw.close()
 
     def _blocks(self) -> Iterator[bytes]:

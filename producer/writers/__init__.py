@@ -37,7 +37,7 @@ def choose_format(wanted: str | None, output: str | None, *, is_terminal: bool, 
         suffix = PurePath(output).suffix.lower()
         if suffix in _SUFFIXES:
             return _SUFFIXES[suffix]
-        if joined is None:
+        if suffix or joined is None:
             raise UsageError(f"expected an output file named *.jsonl, *.csv or *.tsv, got {output!r}; or say --format")
     elif is_terminal:
         return "table"

@@ -149,5 +149,16 @@ def _literal(text: str) -> str:
 def csv_lines(rows: Iterable[Sequence[str]], *, delimiter: str = ",") -> str:
     """Return records as csv text."""
     text = io.StringIO()
-    csv.writer(text, delimiter=delimiter, lineterminator="\n").writerows(rows)
+    # The writer quotes what its line ends hold, so a lone carriage return needs \r\n; what is written ends in \n.
+    csv.writer(_UnixEnds(text), delimiter=delimiter, lineterminator="\r\n").writerows(rows)
     return text.getvalue()
+
+
+class _UnixEnds:
+    """Takes whole csv records, and ends them as Unix does."""
+
+    def __init__(self, text: io.StringIO) -> None:
+        self._text = text
+
+    def write(self, record: str) -> None:
+        self._text.write(record[:-2] + "\n")

@@ -68,6 +68,16 @@ def field_names(reader: Reader, width: int) -> list[str]:
     return list(reader.columns) if reader.columns is not None else [f"column_{n + 1}" for n in range(width)]
 
 
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Return names that can be keys: an empty one is numbered, a repeated one counted."""
+    found: list[str] = []
+    for number, name in enumerate(names, 1):
+        base = name or f"column_{number}"
+        count = 1 + sum(other == base or other.startswith(f"{base}_") for other in found)
+        found.append(base if base not in found else f"{base}_{count}")
+    return found
+
+
 def _check_names(reader: Reader) -> None:
     for name in PRED_COLUMNS:
         if reader.columns is not None and name in reader.columns:
@@ -114,7 +124,7 @@ def _fitted(record: Sequence[str], width: int) -> list[str]:
 def _jsonl_from_fields(chunks: Iterable[JoinedChunk]) -> Iterator[str]:
     names: list[str] | None = None
     for chunk in chunks:
-        names = names or field_names(chunk.reader, _width(chunk))
+        names = names or _distinct(field_names(chunk.reader, _width(chunk)))
         lines = []
         for record, prediction in zip(chunk.records, predictions(chunk), strict=True):
             value = dict(zip(names, record if len(record) == len(names) else _fitted(record, len(names)), strict=True))

@@ -259,7 +259,6 @@ def test_the_table_does_not_read_sentences_as_markup(tmp_path):
         ("tsv", "x.csv", True, None, "tsv"),
         (None, "-", False, "txt", "csv"),
         (None, None, False, "tsv", "tsv"),
-        (None, "x.out", False, "jsonl", "jsonl"),
     ],
 )
 def test_format_is_asked_for_or_follows_the_file(wanted, output, is_terminal, joined_to, expected):
