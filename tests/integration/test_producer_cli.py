@@ -279,6 +279,8 @@ def test_an_interrupted_wait_leaves_the_job_and_says_how_to_come_back(sh, ledger
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell's background job ignores SIGINT, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None
     head = ""
