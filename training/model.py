@@ -78,6 +78,22 @@ class SentenceClassifier(pl.LightningModule):
         self.log_dict(self.val_metrics.compute())
         self.val_metrics.reset()
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as the trainer says, with the fused optimiser in bfloat16 too.
+
+        Lightning refuses that pair because a fused step unscales gradients after they were clipped; in bfloat16 nothing
+        scales them (Lightning issue 21435).
+        """
+        if gradient_clip_val and self.trainer.precision == "bf16-mixed" and gradient_clip_algorithm != "value":
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        else:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW without decay on biases and layer norms, with warm-up and linear decay per step."""
         groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}

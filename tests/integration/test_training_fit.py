@@ -144,6 +144,19 @@ def test_the_same_seed_gives_the_same_weights(
     assert after.metrics == pytest.approx(before.metrics, abs=1e-5)
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_each_precision_trains_on_any_machine(base: Path, dataset: Path, tmp_path: Path, precision: str) -> None:
+    """``auto`` takes another one on another CPU: what is never run here must not fail there."""
+    done = run(
+        *("fit", "--dataset", dataset, "--base-model", base),
+        *("--precision", precision, "--epochs", "1"),
+        cwd=tmp_path,
+    )
+
+    assert done.returncode == ExitCode.DONE, done.stderr
+    assert f"precision={precision}" in done.stderr
+
+
 def test_fast_dev_run_publishes_nothing_and_says_so(base: Path, tmp_path: Path) -> None:
     done = run("fit", "--dataset", "sample", "--base-model", base, "--fast-dev-run", cwd=tmp_path)
 
