@@ -5,7 +5,8 @@ Both kinds are columns, not rows: decoding 256 sentences is one UTF-8 decode and
     u8 format | u32 header bytes | header (JSON) | columns
 
     chunk     columns: u32[rows] text lengths (characters), u32[rows] id lengths if there are ids,
-                       then all texts and ids as one UTF-8 string
+                       then all texts and ids as one UTF-8 string; a part of a chunk names its rows' offsets in the
+                       header
     result    columns: f32[rows * labels] scores, row after row; then, if there are ids, u32[rows] id lengths
                        and all ids as one UTF-8 string
 
@@ -20,7 +21,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -53,6 +54,7 @@ class Chunk:
         ids: The caller's ids, or None where every row's id is its position.
         runs: Where the rows came from; the counts add up to ``len(texts)``.
         errors: Faults of the input, by offset in the chunk.
+        offsets: In a part of a chunk, the offsets of its rows in the whole one; None for a whole one.
     """
 
     first_row: int
@@ -60,6 +62,7 @@ class Chunk:
     ids: list[str] | None = None
     runs: tuple[LineRun, ...] = ()
     errors: Mapping[int, RowError] = field(default_factory=dict)
+    offsets: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -138,6 +141,23 @@ def chunk_from_rows(rows: Sequence[Row], *, first_row: int) -> Chunk:
     )
 
 
+def part_of(chunk: Chunk, positions: Sequence[int]) -> Chunk:
+    """Return some rows of a chunk, which know their places in the whole one.
+
+    Args:
+        chunk: A chunk, or a part of one.
+        positions: Which of its rows, ascending, at least one.
+    """
+    rows = [
+        Row(
+            chunk.texts[at], None if chunk.ids is None else chunk.ids[at], *origin(chunk.runs, at), chunk.errors.get(at)
+        )
+        for at in positions
+    ]
+    offsets = tuple(positions) if chunk.offsets is None else tuple(chunk.offsets[at] for at in positions)
+    return replace(chunk_from_rows(rows, first_row=chunk.first_row), offsets=offsets)
+
+
 def origin(runs: Sequence[LineRun], offset: int) -> tuple[str | None, int | None]:
     """Say which source and line the row at ``offset`` of a chunk came from; (None, None) when nobody noted it."""
     for source, first_line, count in runs:
@@ -154,6 +174,8 @@ def encode_chunk(chunk: Chunk) -> bytes:
         header["runs"] = chunk.runs
     if chunk.errors:
         header["errors"] = {str(offset): error for offset, error in chunk.errors.items()}
+    if chunk.offsets is not None:
+        header["offsets"] = chunk.offsets
     columns = [_pack_lengths(chunk.texts)]
     strings = chunk.texts
     if chunk.ids is not None:
@@ -186,6 +208,7 @@ def decode_chunk(payload: bytes) -> Chunk:
             ids=strings[rows:] if columns == 2 else None,
             runs=tuple((source, line, count) for source, line, count in header.get("runs", ())),
             errors=_read_errors(header),
+            offsets=tuple(header["offsets"]) if "offsets" in header else None,
         )
     except _DAMAGE as exc:
         raise CodecError(

@@ -8,10 +8,13 @@ ScorequeueError
 │   ├── LimitError              2  something is larger than the limit that it names
 │   └── MissingExtraError       2  an optional dependency is not installed
 ├── RedisUnavailableError       3  Redis cannot be reached
-│   ├── RedisRefusedError       3  Redis answered no: auth, memory, version
+│   ├── RedisRefusedError       3  Redis answered no: auth, version
+│   │   └── RedisFullError      3  Redis has no memory left for new rows
+│   ├── UploadLostError         3  Redis came back without the end of an upload
 │   └── ProtocolTooNewError     3  the namespace is served by a newer Scorequeue
 ├── NotFinishedError            4  gave up waiting, or results asked for before the end
 ├── JobNotFoundError            5  no such job, or its results have expired
+│   └── JobDeletedError         5  somebody deleted it within the last hour
 ├── VersionError                6
 │   ├── VersionNotFoundError    6  no such checkpoint version, or the registry is empty
 │   └── VerificationError       6  a checkpoint version does not match its manifest
@@ -88,6 +91,14 @@ class RedisRefusedError(RedisUnavailableError):
     """Redis was reached and said no."""
 
 
+class RedisFullError(RedisRefusedError):
+    """Redis has no memory left for new rows; it has again when workers have drained it."""
+
+
+class UploadLostError(RedisUnavailableError):
+    """Redis came back without the end of an upload: what is missing has to be sent again."""
+
+
 class ProtocolTooNewError(RedisUnavailableError):
     """A newer Scorequeue wrote this namespace or message."""
 
@@ -102,6 +113,10 @@ class JobNotFoundError(ScorequeueError):
     """No such job, or its results have expired."""
 
     exit_code = ExitCode.NO_SUCH_JOB
+
+
+class JobDeletedError(JobNotFoundError):
+    """The job was deleted within the last hour."""
 
 
 class VersionError(ScorequeueError):

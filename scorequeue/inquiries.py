@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from copy import copy
+from typing import Any, Self
 
 from redis import Redis
+from redis.client import Pipeline
 
-from scorequeue.errors import JobNotFoundError
+from scorequeue.errors import JobDeletedError, JobNotFoundError, RedisUnavailableError
 from scorequeue.jobs import JobState, JobStatus, Lane
 from scorequeue.keys import Keys
 from scorequeue.records import ChunkRecord, Pressure, read_record, read_status
@@ -16,6 +19,12 @@ from scorequeue.scripts import Script, ScriptRunner, translated
 
 PATIENCE_S = 10.0
 """How long a verb is repeated while Redis cannot be reached."""
+
+DEFAULT_LEASE_MS = 15_000
+"""The term while no worker has come yet; the same as in the scripts."""
+
+LIST_PAGE = 200
+"""Jobs that are read in one round trip."""
 
 _SWEEP = Script("sweep")
 
@@ -26,15 +35,35 @@ class Inquiries:
     Args:
         client: Made by ``scripts.connect``.
         keys: The namespace's key names.
-        lease_s: Seconds that a lease lasts.
+        lease_s: Seconds that a lease lasts which is claimed or renewed here.
         patience_s: How long a verb that may run twice is repeated while Redis cannot be reached.
+        on_outage: Told what is wrong when that begins, and None when it is over.
+        can_sync: Whether the server can say what is on its disk.
     """
 
-    def __init__(self, client: Redis, keys: Keys, *, lease_s: float = 15.0, patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self,
+        client: Redis,
+        keys: Keys,
+        *,
+        lease_s: float = 15.0,
+        patience_s: float = PATIENCE_S,
+        on_outage: Callable[[RedisUnavailableError | None], None] | None = None,
+        can_sync: bool = False,
+    ) -> None:
         self.keys = keys
         self.lease_ms = round(lease_s * 1000)
+        self.can_sync = can_sync
         self._redis = client
-        self._scripts = ScriptRunner(client, prefix=keys.prefix, patience_s=patience_s)
+        self._scripts = ScriptRunner(client, prefix=keys.prefix, patience_s=patience_s, on_outage=on_outage)
+
+    def until(self, give_up_at: float | None) -> Self:
+        """Return the same ledger, whose patience ends at a time of the monotonic clock; None leaves it as it is."""
+        if give_up_at is None:
+            return self
+        limited = copy(self)
+        limited._scripts = self._scripts.until(give_up_at)
+        return limited
 
     def status(self, job_id: str) -> JobStatus:
         """Say where a job is. Expired leases are taken back on the way.
@@ -43,6 +72,23 @@ class Inquiries:
             JobNotFoundError: No such job, or it has expired.
         """
         return self._scripts.repeat(lambda: self._status(job_id))
+
+    def jobs(self, *, states: Collection[JobState] = (), limit: int = 100) -> list[JobStatus]:
+        """Return jobs, the newest first by Redis's clock.
+
+        Args:
+            states: Only jobs in one of these states; empty means any.
+            limit: Most jobs.
+        """
+        found: list[JobStatus] = []
+        start = 0
+        while len(found) < limit:
+            page = self._scripts.repeat(lambda at=start: self._job_page(at))  # type: ignore[misc]
+            if page is None:
+                break
+            found += [status for status in page if not states or status.state in states]
+            start += LIST_PAGE
+        return found[:limit]
 
     def wait_for_change(self, job_id: str, timeout_s: float) -> None:
         """Return when the job ends, or when the time is over."""
@@ -57,6 +103,20 @@ class Inquiries:
                 message = channel.get_message(timeout=left_s)
                 if message is not None and message["type"] == "message":
                     return
+
+    def name(self) -> str:
+        """Return the ledger's name, made at random with it; empty where nothing was ever written."""
+        (name,) = self._scripts.repeat(lambda: self._hmget(self.keys.meta, ["name"]))
+        return name.decode() if name is not None else ""
+
+    def is_discarded(self, job_id: str) -> bool:
+        """Say whether a job's results were discarded."""
+        (chunks,) = self._scripts.repeat(lambda: self._hmget(self.keys.job(job_id), ["discarded"]))
+        return chunks is not None
+
+    def bells(self, lane: Lane) -> int:
+        """Say how many bells wait in a lane's Celery queue."""
+        return self._scripts.repeat(lambda: self._count_bells(lane))
 
     def result_payloads(self, job_id: str, start: int, count: int) -> list[bytes | None]:
         """Return the encoded results of chunks ``start`` and on; None for those not committed."""
@@ -86,11 +146,15 @@ class Inquiries:
 
     def sweep(self) -> None:
         """Take back expired leases and passed deadlines without claiming anything."""
-        self._scripts.run(_SWEEP, [self.lease_ms])
+        self._scripts.run(_SWEEP, [])
 
     def close(self) -> None:
         """Let go of the connections."""
         self._redis.close()
+
+    def _count_bells(self, lane: Lane) -> int:
+        with translated(self._redis):
+            return int(self._redis.llen(self.keys.bells(lane)))
 
     def _hmget(self, key: str, names: list[str]) -> list[bytes | None]:
         with translated(self._redis):
@@ -106,35 +170,73 @@ class Inquiries:
 
     def _workers(self) -> list[dict[str, Any]]:
         with translated(self._redis), self._redis.pipeline(transaction=False) as pipe:
-            pipe.time()
             pipe.hgetall(self.keys.workers)
-            for lane in Lane:
-                pipe.zrange(self.keys.listeners(lane), 0, -1, withscores=True)
-            (seconds, micros), about, *listeners = pipe.execute()
-        now_ms = seconds * 1000 + micros // 1000
-        seen = {worker: at for lane in listeners for worker, at in lane if now_ms - at <= self.lease_ms}
+            self._ask_who_lives(pipe)
+            about, *answers = pipe.execute()
+        living = _Living(answers)
+        seen = {worker: at for lane in Lane for worker, at in living.of(lane)}
         return [
-            {"id": worker.decode(), "seen_s_ago": (now_ms - at) / 1000, **json.loads(about.get(worker, b"{}"))}
+            {"id": worker.decode(), "seen_s_ago": (living.now_ms - at) / 1000, **json.loads(about.get(worker, b"{}"))}
             for worker, at in sorted(seen.items())
         ]
 
     def _status(self, job_id: str) -> JobStatus:
-        self._scripts.run_once(_SWEEP, [self.lease_ms])
-        with translated(self._redis), self._redis.pipeline(transaction=False) as pipe:
-            pipe.time()
+        def ask(pipe: Pipeline) -> None:
             pipe.hgetall(self.keys.job(job_id))
-            for lane in Lane:
-                pipe.zrange(self.keys.listeners(lane), 0, -1, withscores=True)
-            (seconds, micros), found, *listeners = pipe.execute()
-        if not found:
-            raise JobNotFoundError(
-                f"no job {job_id} in namespace {self.keys.namespace}: it never was, or its results expired"
-            )
-        now_ms = seconds * 1000 + micros // 1000
-        job = {name.decode(): value.decode() for name, value in found.items()}
-        live = dict(zip(Lane, listeners, strict=True))[Lane(job["lane"])]
-        return read_status(job_id, job, now_ms, live_workers=sum(now_ms - at <= self.lease_ms for _, at in live))
+            pipe.zscore(self.keys.deleted, job_id)
+            self._ask_who_lives(pipe)
+
+        job, deleted, *answers = self._scripts.read_after(_SWEEP, ask)
+        if deleted is not None:
+            raise JobDeletedError(f"no job {job_id} in namespace {self.keys.namespace}: it was deleted")
+        if not job:
+            raise _no_job(job_id, self.keys.namespace)
+        return _Living(answers).status_of(job_id, job)
+
+    def _job_page(self, start: int) -> list[JobStatus] | None:
+        """Return the statuses of some jobs, the newest first; None behind the last one."""
+        with translated(self._redis):
+            found: Any = self._redis.zrevrange(self.keys.jobs, start, start + LIST_PAGE - 1)
+            ids = [job.decode() for job in found]
+            if not ids:
+                return None
+            with self._redis.pipeline(transaction=False) as pipe:
+                for job_id in ids:
+                    pipe.hgetall(self.keys.job(job_id))
+                self._ask_who_lives(pipe)
+                answers = pipe.execute()
+        living = _Living(answers[len(ids) :])
+        # A job whose results have expired is in the list for a moment longer.
+        return [living.status_of(job_id, job) for job_id, job in zip(ids, answers, strict=False) if job]
+
+    def _ask_who_lives(self, pipe: Pipeline) -> None:
+        """Ask for the time, the term and the workers that gave a sign of life; ``_Living`` reads the answers."""
+        pipe.time()
+        pipe.hget(self.keys.meta, "lease_ms")
+        for lane in Lane:
+            pipe.zrange(self.keys.listeners(lane), 0, -1, withscores=True)
+
+
+class _Living:
+    """Redis's time, and the workers of each lane that live at it."""
+
+    def __init__(self, answers: Sequence[Any]) -> None:
+        (seconds, micros), term, *listeners = answers
+        self.now_ms: int = seconds * 1000 + micros // 1000
+        self._term_ms = int(term or DEFAULT_LEASE_MS)
+        self._listeners: dict[Lane, list[tuple[bytes, float]]] = dict(zip(Lane, listeners, strict=True))
+
+    def of(self, lane: Lane) -> list[tuple[bytes, float]]:
+        """Return each live worker of a lane, and when it gave the last sign of life."""
+        return [(worker, at) for worker, at in self._listeners[lane] if self.now_ms - at <= self._term_ms]
+
+    def status_of(self, job_id: str, job: dict[bytes, bytes]) -> JobStatus:
+        """Read a job's hash as it stands now."""
+        facts = {name.decode(): value.decode() for name, value in job.items()}
+        return read_status(job_id, facts, self.now_ms, live_workers=len(self.of(Lane(facts["lane"]))))
 
 
 def _no_job(job_id: str, namespace: str) -> JobNotFoundError:
-    return JobNotFoundError(f"no job {job_id} in namespace {namespace}: it never was, or its results have expired")
+    return JobNotFoundError(
+        f"no job {job_id} in namespace {namespace}: it never was, its results expired, or Redis lost it"
+    )

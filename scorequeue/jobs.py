@@ -58,6 +58,10 @@ class ErrorCode(StrEnum):
     WORKER_LOST = "worker_lost"
 
 
+RETRYABLE = frozenset({ErrorCode.SCORING_FAILED, ErrorCode.WORKER_LOST})
+"""Failures that are not the input's: such rows may be tried again."""
+
+
 class RowError(NamedTuple):
     """Why a row has no scores."""
 
@@ -129,6 +133,7 @@ class JobSpec(BaseModel):
         reader_options: How the input is read; a resumed upload must agree on it.
         deadline_s: Seconds after opening at which what is not scored is dropped; None means never.
         ttl_s: Seconds that results are kept after the end.
+        format: Number of the format that the chunks' bytes are in (codec.FORMAT).
     """
 
     model_config = ConfigDict(frozen=True)
@@ -138,11 +143,12 @@ class JobSpec(BaseModel):
     chunk_rows: int = Field(gt=0)
     source: tuple[str, ...] = ()
     metadata: dict[str, str] = Field(default_factory=dict)
-    model_version: str | None = None
-    idempotency_key: str | None = None
+    model_version: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    idempotency_key: str | None = Field(default=None, min_length=1)
     reader_options: dict[str, str] = Field(default_factory=dict)
     deadline_s: float | None = Field(default=None, gt=0)
     ttl_s: float = Field(gt=0)
+    format: int = Field(default=1, ge=1)
 
 
 class JobStatus(BaseModel):

@@ -1,33 +1,44 @@
 """Every Redis key of a namespace, in one place.
 
 All names begin with ``{<namespace>}:``; the braces are Redis's hash tag, so that a script may touch all of them in one
-slot. ``MEMBER`` is ``<job id>:<chunk index>``, ``LANE`` is ``express`` or ``bulk``. Times are in milliseconds of
-Redis's clock.
+slot. ``MEMBER`` is ``<job id>:<chunk index>``, ``LANE`` is ``express`` or ``bulk``, ``GROUP`` says what a worker needs
+to have ready (see ``group_of``). Times are in milliseconds of Redis's clock.
 
 For the namespace:
 
-    meta              hash    protocol; stamp: time of the last claim or renewal; expired: leases taken back so far
-    jobs              zset    job ids by creation time
-    endings           zset    ended jobs by the time their results expire
-    deadlines         zset    open jobs by the time they expire: their deadline, or an hour after the last upload
-    lane:LANE         zset    MEMBERs pending or leased by arrival time; its size is the signal to scale by
-    ring:LANE         list    jobs with chunks that were never claimed; the first one is next
-    front:LANE        list    MEMBERs that came back; they go before the ring
-    rows              hash    LANE:backlog rows pending or leased; LANE:waiting rows not leased
-    leases            zset    leased MEMBERs by expiry
-    holders           hash    MEMBER -> "token worker-id" of its lease
-    closed            list    "job lane chunks" of jobs that ended early, whose members have yet to leave lane:LANE
-    listeners:LANE    zset    worker ids by last sign of life
-    workers           hash    worker id -> what it says of itself (JSON)
-    scratch           -       never exists; deleting it first lets a script go on in a full Redis
+    meta                hash    protocol
+                                name: made at random with the ledger, so that an emptied Redis shows
+                                lease_ms: the longest lease that a live worker takes
+                                stamp: time of the last claim or renewal
+                                turn, bells: last number given in a ring, to a bell
+                                expired, suspected: leases taken back, and chunks that became suspect, so far
+                                refused:VERSION: since when workers fail to load it
+    jobs                zset    job ids by creation time
+    endings             zset    ended jobs by the time their results expire
+    deadlines           zset    open jobs by the time they expire: their deadline, or an hour after the last upload
+    deleted             zset    ids of jobs deleted in the last hour, by when
+    lane:LANE           zset    MEMBERs pending or leased by arrival time; its size is the signal to scale by
+    ring:LANE:GROUP     zset    jobs with chunks that were never claimed, by turn: the lowest one is next
+    front:LANE:GROUP    list    MEMBERs that came back; they go before the ring
+    suspect:LANE:GROUP  list    MEMBERs that came back from two deaths; they are scored row by row
+    waits               zset    GROUPs with work, by the last time that a worker asked who had it ready
+    rows                hash    LANE:backlog rows pending or leased; LANE:waiting rows not leased
+    leases              zset    leased MEMBERs by expiry
+    holders             hash    MEMBER -> "token worker-id" of its lease
+    noted               hash    worker id -> "MEMBER row": the one row that it runs alone just now
+    voided              zset    tokens of claims whose answer was lost, by when they were given up
+    closed              list    "job lane chunks" of jobs that ended early, whose members have yet to leave lane:LANE
+    listeners:LANE      zset    worker ids by last sign of life
+    workers             hash    worker id -> what it says of itself (JSON)
+    scratch             -       never exists; deleting it first lets a script go on in a full Redis
 
 For a job (six at most, however many chunks):
 
     job:ID            hash    state, options, counters, times
-    job:ID:inputs     hash    chunk index -> encoded chunk; deleted at commit
-    job:ID:chunks     hash    chunk index -> "rows digest", and " scored failed truncated token" once committed
+    job:ID:inputs     hash    chunk index -> encoded chunk; after its commit only the texts that a retry would need
+    job:ID:chunks     hash    chunk index -> "rows digest pending scored failed truncated kept token"
     job:ID:results    hash    chunk index -> encoded results
-    job:ID:suspects   hash    chunk index -> how often its lease expired
+    job:ID:deaths     hash    chunk index -> "deaths row:deaths ...": how often its lease expired, with which row noted
     key:DIGEST        string  job id of an idempotency key
 
 Celery's own keys begin with ``{<namespace>}:celery:``; its lists ``express`` and ``bulk`` hold the bells. The channel
@@ -39,8 +50,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import blake2b
 
-PROTOCOL = 1
-"""Raised when an older program could not live in the same namespace."""
+PROTOCOL = 2
+"""Raised when an older program could not live in the same namespace. 1: before suspect chunks and retries."""
+
+FIRST_FORMAT = 1
+"""The format of chunk bytes that goes without saying in a group's name."""
+
+
+def group_of(version: str = "", *, chunk_format: int = FIRST_FORMAT) -> str:
+    """Name the work that needs a version and a reader of a format; without a version, that of jobs not begun yet."""
+    return version if chunk_format == FIRST_FORMAT else f"{version}@{chunk_format}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +84,16 @@ class Keys:
         return f"{self.prefix}meta"
 
     @property
+    def jobs(self) -> str:
+        """Zset of job ids by creation time."""
+        return f"{self.prefix}jobs"
+
+    @property
+    def deleted(self) -> str:
+        """Zset of the ids of jobs that were deleted a short while ago."""
+        return f"{self.prefix}deleted"
+
+    @property
     def rows(self) -> str:
         """Hash of row counts per lane."""
         return f"{self.prefix}rows"
@@ -78,6 +107,10 @@ class Keys:
         """Zset of the workers that listen on a lane, by last sign of life."""
         return f"{self.prefix}listeners:{lane}"
 
+    def bells(self, lane: str) -> str:
+        """Celery's list of a lane's waiting bells."""
+        return f"{self.celery_prefix}{lane}"
+
     def job(self, job_id: str) -> str:
         """Hash of a job's state, options, counters and times."""
         return f"{self.prefix}job:{job_id}"
@@ -87,7 +120,7 @@ class Keys:
         return f"{self.prefix}job:{job_id}:chunks"
 
     def inputs(self, job_id: str) -> str:
-        """Hash of a job's encoded chunks that are not committed yet."""
+        """Hash of a job's encoded chunks that are not committed yet, and of the texts that a retry would need."""
         return f"{self.prefix}job:{job_id}:inputs"
 
     def results(self, job_id: str) -> str:

@@ -1,7 +1,6 @@
-"""Celery's side of things: lane and task names, the settings that producer and worker share, and the bell.
+"""Celery's side of things: the settings of whoever sends or hears bells through Celery.
 
-A bell is the message ``score(lane)``: "there is work in this lane". It says nothing else, so that a lost, doubled or
-late one costs nothing; order, rights and results are the ledger's.
+The bell itself is described in ``bells.py``.
 """
 
 from __future__ import annotations
@@ -14,13 +13,11 @@ from celery import Celery
 from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
 
+from scorequeue.bells import SCORE_TASK
 from scorequeue.jobs import Lane
-from scorequeue.keys import Keys
+from scorequeue.keys import PROTOCOL, Keys
 from scorequeue.logs import fields
 from scorequeue.settings import Settings, mask_url
-
-SCORE_TASK = "scorequeue.score"
-"""Name of the one task."""
 
 _CONNECT_TIMEOUT_S = 3
 _SOCKET_TIMEOUT_S = 30
@@ -29,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def make_app(settings: Settings) -> Celery:
-    """Return a Celery application for this namespace, with what producer and worker must agree on."""
+    """Return a Celery application for this namespace."""
     app = Celery("scorequeue", broker=settings.redis_url, set_as_current=False)
     exchange = Exchange("scorequeue", type="direct")
     app.conf.update(
@@ -74,7 +71,7 @@ class Bells:
         """Say that there is work in a lane. Never raises: workers look by themselves, a little later."""
         options: dict[str, Any] = {"queue": lane.value, "retry": False, "argsrepr": "", "kwargsrepr": ""}
         try:
-            self._app.send_task(SCORE_TASK, args=(lane.value,), **options)
+            self._app.send_task(SCORE_TASK, args=(lane.value,), kwargs={"protocol": PROTOCOL}, **options)
         except (OperationalError, OSError) as exc:
             with self._lock:
                 was_heard, self._is_heard = self._is_heard, False

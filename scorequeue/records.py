@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from hashlib import sha1
 from typing import Any, NamedTuple
 
 from scorequeue.jobs import JobState, JobStatus, Lane
@@ -19,7 +20,18 @@ class ChunkUpload(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """What ``open`` found or made; ``chunks`` is how many have arrived."""
+    """What ``open`` found or made.
+
+    Attributes:
+        job_id: The job's id.
+        is_new: Whether it was made just now.
+        state: Its state.
+        chunks: How many of its chunks have arrived.
+        chunk_rows: Rows in each of them but the last.
+        reader_options: How its input is read.
+        asked_version: The version that was asked for, if any.
+        ledger_name: Name of the ledger that it is in: another one after Redis was emptied or replaced.
+    """
 
     job_id: str
     is_new: bool
@@ -27,16 +39,30 @@ class Opened(NamedTuple):
     chunks: int
     chunk_rows: int
     reader_options: dict[str, str]
+    asked_version: str | None
+    ledger_name: str
 
 
 class ChunkRecord(NamedTuple):
-    """What the ledger notes of a chunk; the counts are None until it is committed."""
+    """What the ledger notes of a chunk: ``rows = pending + scored + failed``.
+
+    Attributes:
+        rows: How many rows it has.
+        digest: Fingerprint of its encoded input.
+        pending: Rows that have no result yet, or that are tried again.
+        scored: Rows with scores.
+        failed: Rows that failed, faulty ones included.
+        truncated: Rows that were longer than the model reads.
+        kept: Failed rows whose text is kept for a retry.
+    """
 
     rows: int
     digest: str
-    scored: int | None
-    failed: int | None
-    truncated: int | None
+    pending: int
+    scored: int
+    failed: int
+    truncated: int
+    kept: int
 
 
 class Lease(NamedTuple):
@@ -47,13 +73,37 @@ class Lease(NamedTuple):
     token: str
 
 
+SUSPECT_DEATHS = 2
+"""Deaths after which a chunk is scored row by row, and after which a row that was noted in them is not run again."""
+
+
 class LeasedChunk(NamedTuple):
-    """A claimed chunk; ``deaths`` is how often its lease has expired before."""
+    """A claimed chunk.
+
+    Attributes:
+        lease: The right to score it.
+        model_version: The version that its job is scored by.
+        first_row: Position of its first row in the job, from 1.
+        pending: How many of its rows are to be scored.
+        deaths: How often its lease has expired before.
+        row_deaths: In how many of these a row was the noted one, by the row's offset in the chunk.
+        payload: The encoded rows to score.
+        before: Its encoded results, if some of its rows are tried again; else empty.
+    """
 
     lease: Lease
     model_version: str
+    first_row: int
+    pending: int
     deaths: int
+    row_deaths: dict[int, int]
     payload: bytes
+    before: bytes
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it is to be scored alone, row by row."""
+        return self.deaths >= SUSPECT_DEATHS
 
 
 class LaneRoom(NamedTuple):
@@ -73,13 +123,25 @@ class Claim(NamedTuple):
 
 
 class Commit(NamedTuple):
-    """A scored chunk on its way into the ledger."""
+    """A scored chunk on its way into the ledger.
+
+    Attributes:
+        lease: The right to commit it.
+        scored: Rows that got scores.
+        failed: Rows that failed; with ``scored`` all that were pending.
+        truncated: Rows among the scored ones that were longer than the model reads.
+        payload: The encoded results of the whole chunk.
+        kept: Failed rows that may be tried again.
+        kept_texts: Their encoded texts; empty where there are none.
+    """
 
     lease: Lease
     scored: int
     failed: int
     truncated: int
     payload: bytes
+    kept: int = 0
+    kept_texts: bytes = b""
 
 
 class Pressure(NamedTuple):
@@ -124,17 +186,44 @@ def read_status(job_id: str, job: dict[str, str], now_ms: int, *, live_workers: 
 
 def read_opened(answer: Sequence[Any]) -> Opened:
     """Read what ``open`` answers."""
-    job_id, is_new, state, chunks, chunk_rows, options = answer
+    job_id, is_new, state, chunks, chunk_rows, options, version, name = answer
     return Opened(
-        job_id.decode(), bool(is_new), JobState(state.decode()), int(chunks), int(chunk_rows), json.loads(options)
+        job_id=job_id.decode(),
+        is_new=bool(is_new),
+        state=JobState(state.decode()),
+        chunks=int(chunks),
+        chunk_rows=int(chunk_rows),
+        reader_options=json.loads(options),
+        asked_version=version.decode() or None,
+        ledger_name=name.decode(),
     )
 
 
 def read_record(record: bytes) -> ChunkRecord:
-    """Read a chunk record: ``rows digest [scored failed truncated token]``."""
-    rows, digest, *counts = record.decode().split(" ")
-    scored, failed, truncated = (int(count) for count in counts[:3]) if counts else (None, None, None)
-    return ChunkRecord(int(rows), digest, scored, failed, truncated)
+    """Read a chunk record: ``rows digest pending scored failed truncated kept token``."""
+    rows, digest, pending, scored, failed, truncated, kept, _ = record.decode().split(" ")
+    return ChunkRecord(int(rows), digest, int(pending), int(scored), int(failed), int(truncated), int(kept))
+
+
+def read_leased(part: Sequence[Any], *, token: str) -> LeasedChunk:
+    """Read one chunk of what ``claim`` answers."""
+    job, index, version, first_row, pending, deaths, payload, before = part
+    count, *rows = deaths.decode().split(" ")
+    return LeasedChunk(
+        lease=Lease(job.decode(), int(index), token),
+        model_version=version.decode(),
+        first_row=int(first_row),
+        pending=int(pending),
+        deaths=int(count),
+        row_deaths={int(row): int(times) for row, _, times in (pair.partition(":") for pair in rows)},
+        payload=payload,
+        before=before,
+    )
+
+
+def fold_digest(digest: str, chunk_digest: str) -> str:
+    """Add a chunk's digest to the one over all chunks before it, as the ledger does; that of none is empty."""
+    return sha1((digest + chunk_digest).encode(), usedforsecurity=False).hexdigest()
 
 
 def _at(ms: str) -> datetime:

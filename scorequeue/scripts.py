@@ -6,15 +6,18 @@ is here, and only verbs that may run twice go through it.
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Sequence
+from copy import copy
 from hashlib import sha1
 from importlib import resources
 from typing import Any, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
+from redis.client import Pipeline
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
@@ -27,7 +30,10 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
-from scorequeue.errors import RedisRefusedError, RedisUnavailableError
+from scorequeue.bells import ENOUGH_BELLS, ID, bell_message
+from scorequeue.errors import ProtocolTooNewError, RedisFullError, RedisRefusedError, RedisUnavailableError
+from scorequeue.jobs import Lane
+from scorequeue.keys import PROTOCOL
 from scorequeue.settings import mask_url
 
 SOCKET_TIMEOUT_S = 3.0
@@ -35,6 +41,9 @@ SOCKET_TIMEOUT_S = 3.0
 
 OLDEST_REDIS = (6, 2)
 """LMOVE and kombu's own sweep need it."""
+
+OLDEST_WAITAOF = (7, 2)
+"""From here on a server can say that what was written is on its disk."""
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
@@ -46,13 +55,23 @@ T = TypeVar("T")
 Arg = str | int | float | bytes
 
 
+# Lua's long brackets take anything but "]=]", which is no part of a JSON message.
+_CONSTANTS = "\n".join(
+    [
+        f"local PROTOCOL, ENOUGH_BELLS, BELL_ID = {PROTOCOL}, {ENOUGH_BELLS}, '{ID}'",
+        "local BELLS = {" + ", ".join(f"{lane} = [=[{bell_message(lane)}]=]" for lane in Lane) + "}",
+    ]
+)
+
+
 class Script:
     """One verb: the shared prelude and its own lines, known to Redis by their digest."""
 
     def __init__(self, name: str) -> None:
         folder = resources.files("scorequeue") / "lua"
         self.name = name
-        self.text = "\n".join((folder / f"{part}.lua").read_text() for part in ("prelude", name))
+        parts = [(folder / f"{part}.lua").read_text() for part in ("prelude", name)]
+        self.text = "\n".join([_CONSTANTS, *parts])
         # Redis names scripts by SHA-1; nothing here relies on it for safety.
         self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
@@ -85,12 +104,28 @@ class ScriptRunner:
         client: A client made by ``connect``.
         prefix: What every key of the namespace begins with.
         patience_s: How long a verb is repeated while Redis cannot be reached.
+        on_outage: Told what is wrong when a verb has to be repeated for the first time, and None when it got through.
     """
 
-    def __init__(self, client: redis.Redis, *, prefix: str, patience_s: float) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        prefix: str,
+        patience_s: float,
+        on_outage: Callable[[RedisUnavailableError | None], None] | None = None,
+    ) -> None:
         self.client = client
         self.prefix = prefix
         self.patience_s = patience_s
+        self.give_up_at = math.inf
+        self._on_outage = on_outage
+
+    def until(self, give_up_at: float) -> ScriptRunner:
+        """Return one like this whose patience ends at a time of the monotonic clock at the latest."""
+        limited = copy(self)
+        limited.give_up_at = give_up_at
+        return limited
 
     def run(self, script: Script, args: Sequence[Arg]) -> Any:
         """Run a script that may run twice, as often as it takes within the patience."""
@@ -117,20 +152,51 @@ class ScriptRunner:
         """
         return self.repeat(lambda: self._run_many(calls))
 
+    def read_after(self, script: Script, ask: Callable[[Pipeline], None]) -> list[Any]:
+        """Run a script without arguments, and read what it leaves, in one round trip. Not repeated.
+
+        Args:
+            script: Which.
+            ask: Adds the reads to a pipeline.
+
+        Returns:
+            The answers to the reads.
+        """
+        with translated(self.client), self.client.pipeline(transaction=False) as pipe:
+            pipe.evalsha(script.sha, 1, self.prefix)
+            ask(pipe)
+            answers = pipe.execute(raise_on_error=False)
+            if isinstance(answers[0], NoScriptError):
+                pipe.eval(script.text, 1, self.prefix)
+                ask(pipe)
+                answers = pipe.execute(raise_on_error=False)
+            for answer in answers:
+                if isinstance(answer, RedisError):
+                    raise answer
+        return answers[1:]
+
     def repeat(self, action: Callable[[], T]) -> T:
         """Repeat an action that may happen twice while Redis cannot be reached, within the patience."""
-        give_up_at = time.monotonic() + self.patience_s
+        give_up_at = min(time.monotonic() + self.patience_s, self.give_up_at)
         pause_s = _FIRST_PAUSE_S
+        is_told = False
         while True:
             try:
-                return action()
-            except RedisRefusedError:
+                answer = action()
+            except (RedisRefusedError, ProtocolTooNewError):
                 raise
-            except RedisUnavailableError:
+            except RedisUnavailableError as exc:
                 if time.monotonic() + pause_s > give_up_at:
                     raise
+                if self._on_outage is not None and not is_told:
+                    self._on_outage(exc)
+                    is_told = True
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            else:
+                if self._on_outage is not None and is_told:
+                    self._on_outage(None)
+                return answer
 
     def _run_many(self, calls: Sequence[tuple[Script, Sequence[Arg]]]) -> list[Any]:
         with translated(self.client):
@@ -177,7 +243,7 @@ def _our_error(error: RedisError, client: redis.Redis) -> RedisUnavailableError 
     word = _REFUSAL.search(str(error))
     code = word[1] if word and isinstance(error, ResponseError) else ""
     if isinstance(error, OutOfMemoryError) or code == "OOM":
-        return RedisRefusedError(
+        return RedisFullError(
             f"Redis has no memory left for new rows ({error}); wait for workers, delete old jobs or raise maxmemory"
         )
     if isinstance(error, AuthenticationError | NoPermissionError) or code in ("NOPERM", "NOAUTH", "WRONGPASS"):
@@ -189,10 +255,26 @@ def _our_error(error: RedisError, client: redis.Redis) -> RedisUnavailableError 
             f"Redis at {_address(client)} takes no writes now: {error}; it may by itself later"
         )
     if isinstance(error, ResponseError):
-        return None
+        said = str(error).split()
+        return protocol_error(int(said[1])) if said[0] == "PROTOCOL" else None
     return RedisUnavailableError(
         f"expected Redis at {_address(client)}, got: {error}; start it (worker start --local brings one)"
         " or name it with --redis-url"
+    )
+
+
+def protocol_error(found: int) -> RedisUnavailableError | None:
+    """Say what it means that a namespace has this protocol; None if it is ours."""
+    if found == PROTOCOL:
+        return None
+    if found > PROTOCOL:
+        return ProtocolTooNewError(
+            f"expected protocol {PROTOCOL} in this namespace, got {found}: a newer Scorequeue serves it;"
+            " update this program"
+        )
+    return RedisRefusedError(
+        f"expected protocol {PROTOCOL} in this namespace, got {found}: an older Scorequeue wrote it;"
+        " let that one finish its jobs, or name another --namespace"
     )
 
 

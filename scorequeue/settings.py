@@ -55,6 +55,18 @@ class Settings(BaseSettings):
     max_outstanding: int = Field(default=500_000, gt=0)
     """Rows waiting in a lane above which a producer stops uploading for a while."""
 
+    max_chunk_bytes: int = Field(default=8 * 1024 * 1024, gt=0, le=256 * 1024 * 1024)
+    """Most bytes of an encoded chunk: it travels, and is held, as a whole."""
+
+    max_job_rows: int = Field(default=100_000_000, gt=0)
+    """Most rows of a job."""
+
+    page_rows: int = Field(default=16_384, gt=0)
+    """Rows of results that are read in one round trip, rounded to whole chunks."""
+
+    redis_patience_s: float = Field(default=300.0, ge=0)
+    """Seconds that a producer goes on trying when Redis goes away in the middle of something."""
+
     ttl_s: float = Field(default=7 * 86400.0, gt=0)
     """Seconds that results are kept after a job's end."""
 
@@ -68,7 +80,7 @@ class Settings(BaseSettings):
             raise ValueError(f"expected an address like redis://host:6379/0, got {mask_url(url)}")
         return url
 
-    @field_validator("ttl_s", "lease_s", mode="before")
+    @field_validator("ttl_s", "lease_s", "redis_patience_s", mode="before")
     @classmethod
     def _read_duration(cls, value: Any) -> Any:
         return parse_duration(value) if isinstance(value, str) else value

@@ -1,28 +1,40 @@
--- renew: ARGV worker, what it says of itself (JSON), lease_ms, number of lanes, lanes, then job, index, token of each lease.
--- The worker's sign of life. Returns {job, index, token} of each lease that is no longer its own.
+-- renew: ARGV worker, what it says of itself (JSON), lease_ms, 1 if this is its first, name of this ledger if it has none,
+-- number of lanes, lanes, then job, index, token of each lease. The worker's sign of life.
+-- Returns {name of this ledger, then job, index, token of each lease that is no longer its own}.
 allow_when_full()
-local lease_ms, lanes = tonumber(ARGV[3]), tonumber(ARGV[4])
-stamp(lease_ms)
-redis.call('HSET', P .. 'workers', ARGV[1], ARGV[2])
-for i = 5, 4 + lanes do
+local worker, lease_ms, lanes = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[6])
+redis.call('HSETNX', META, 'protocol', PROTOCOL)
+redis.call('HSETNX', META, 'name', ARGV[5])
+
+local others = 0
+if ARGV[4] == '1' then
+  for _, lane in ipairs(LANES) do others = others + redis.call('ZCOUNT', P .. 'listeners:' .. lane, now - term, '+inf') end
+end
+-- The term is the longest lease among live workers: the first one sets it, another can only make it longer.
+if lease_ms > term or not meta[2] or (ARGV[4] == '1' and others == 0) then
+  term = lease_ms
+  redis.call('HSET', META, 'lease_ms', term)
+end
+stamp()
+redis.call('HSET', P .. 'workers', worker, ARGV[2])
+for i = 7, 6 + lanes do
   local listeners = P .. 'listeners:' .. ARGV[i]
-  redis.call('ZADD', listeners, now, ARGV[1])
-  for _, dead in ipairs(redis.call('ZRANGEBYSCORE', listeners, '-inf', now - FORGET_WORKER_MS)) do
+  redis.call('ZADD', listeners, now, worker)
+  for _, dead in ipairs(redis.call('ZRANGEBYSCORE', listeners, '-inf', now - FORGET_MS)) do
     redis.call('ZREM', listeners, dead)
     redis.call('HDEL', P .. 'workers', dead)
+    redis.call('HDEL', NOTED, dead)
   end
 end
 
-local lost = {}
-for i = 5 + lanes, #ARGV, 3 do
+local reply = {redis.call('HGET', META, 'name')}
+for i = 7 + lanes, #ARGV, 3 do
   local member = member_of(ARGV[i], ARGV[i + 1])
   local holder = redis.call('HGET', HOLDERS, member)
   if holder and string.match(holder, '^%S+') == ARGV[i + 2] and is_open(redis.call('HGET', job_key(ARGV[i]), 'state')) then
     redis.call('ZADD', LEASES, now + lease_ms, member)
   else
-    lost[#lost + 1] = ARGV[i]
-    lost[#lost + 1] = ARGV[i + 1]
-    lost[#lost + 1] = ARGV[i + 2]
+    for j = i, i + 2 do reply[#reply + 1] = ARGV[j] end
   end
 end
-return lost
+return reply

@@ -1,4 +1,4 @@
--- sweep: ARGV lease_ms. Takes back what has run out, for those who look at a ledger that no worker serves.
+-- sweep: takes back what has run out, for those who look at a ledger that no worker serves.
 allow_when_full()
-stamp(tonumber(ARGV[1]))
+stamp()
 sweep()

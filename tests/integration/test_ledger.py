@@ -17,12 +17,13 @@ from scorequeue.errors import (
     ProtocolTooNewError,
     RedisRefusedError,
     RedisUnavailableError,
+    UploadLostError,
     UsageError,
 )
 from scorequeue.jobs import JobSpec, JobState, Lane
 from scorequeue.keys import Keys
 from scorequeue.ledger import Ledger
-from scorequeue.records import ChunkUpload, Claim, Commit, LaneRoom, Lease
+from scorequeue.records import ChunkUpload, Claim, Commit, LaneRoom, Lease, fold_digest
 from scorequeue.settings import Settings
 from tests.servers import RedisServer, free_port
 
@@ -59,7 +60,15 @@ def uploads(chunks: int, *, rows: int = 2, word: str = "row") -> list[ChunkUploa
 
 
 def submit(ledger: Ledger, chunks: int, **more: object) -> str:
-    return ledger.submit(spec(**more), uploads(chunks)).job_id
+    opened = ledger.submit(spec(**more), uploads(chunks))
+    return opened.job_id
+
+
+def seal(ledger: Ledger, job: str, sent: list[ChunkUpload]) -> JobState:
+    digest = ""
+    for chunk in sent:
+        digest = fold_digest(digest, chunk.digest)
+    return ledger.seal(job, chunks=len(sent), rows=sum(chunk.rows for chunk in sent), digest=digest)
 
 
 def claim(
@@ -88,7 +97,7 @@ def test_job_goes_through_its_states_and_counts_every_row(ledger: Ledger) -> Non
     assert ledger.status(job).state is JobState.SUBMITTING
 
     ledger.add_chunks(job, 0, uploads(2))
-    ledger.seal(job, chunks=2, rows=4)
+    seal(ledger, job, uploads(2))
     queued = ledger.status(job)
     leases = [chunk.lease for chunk in claim(ledger).chunks]
     running = ledger.status(job)
@@ -111,7 +120,7 @@ def test_job_scored_while_it_uploads_completes_at_seal(ledger: Ledger) -> None:
     ledger.commit([commit_of(claim(ledger).chunks[0].lease)])
     assert ledger.status(job).state is JobState.SUBMITTING
 
-    state = ledger.seal(job, chunks=1, rows=2)
+    state = seal(ledger, job, uploads(1))
 
     assert state is JobState.COMPLETED
 
@@ -176,7 +185,7 @@ def test_renewed_lease_outlives_its_term(hasty: Ledger) -> None:
     end = time.monotonic() + 3 * SHORT_LEASE_S
 
     while time.monotonic() < end:
-        assert hasty.renew("worker-1", {}, [Lane.BULK], [lease]) == set()
+        assert hasty.renew("worker-1", {}, [Lane.BULK], [lease]).lost == set()
         assert claim(hasty, worker="other").chunks == []
 
     assert hasty.commit([commit_of(lease)]) == ["done"]
@@ -199,7 +208,7 @@ def test_renewal_tells_which_leases_are_lost(ledger: Ledger) -> None:
     mine, given_back = (chunk.lease for chunk in claim(ledger).chunks)
     ledger.release([given_back])
 
-    lost = ledger.renew("worker-1", {"host": "here"}, [Lane.BULK], [mine, given_back])
+    lost = ledger.renew("worker-1", {"host": "here"}, [Lane.BULK], [mine, given_back]).lost
 
     assert lost == {given_back}
     assert ledger.workers()[0]["host"] == "here"
@@ -280,7 +289,9 @@ def test_seal_checks_that_all_has_arrived(ledger: Ledger) -> None:
     ledger.add_chunks(job, 0, uploads(2))
 
     with pytest.raises(ContentConflictError):
-        ledger.seal(job, chunks=3, rows=6)
+        ledger.seal(job, chunks=2, rows=4, digest="00")
+    with pytest.raises(UploadLostError):
+        seal(ledger, job, uploads(3))
     assert ledger.status(job).state is JobState.SUBMITTING
 
 
@@ -310,7 +321,7 @@ def test_ended_job_leaves_nothing_in_its_lane(ledger: Ledger, redis_url: str) ->
     with redis.Redis.from_url(redis_url) as client:
         assert ledger.status(done).state is JobState.COMPLETED
         assert client.zcard(f"{ledger.keys.prefix}lane:bulk") == 0
-        assert client.llen(f"{ledger.keys.prefix}ring:bulk") == 0
+        assert client.keys(f"{ledger.keys.prefix}ring:*") == []
         assert client.hget(ledger.keys.rows, "bulk:waiting") == b"0"
 
 
@@ -374,7 +385,7 @@ def test_renewal_knows_an_old_lease_from_the_new_one_of_the_same_chunk(hasty: Le
     new: list[Lease] = []
     until(lambda: bool(new.extend(chunk.lease for chunk in claim(hasty).chunks) or new))
 
-    lost = hasty.renew("worker-1", {}, [Lane.BULK], [old, new[0]])
+    lost = hasty.renew("worker-1", {}, [Lane.BULK], [old, new[0]]).lost
 
     assert lost == {old}
 
@@ -402,7 +413,8 @@ def test_full_redis_drains(small_redis: RedisServer) -> None:
     job = ledger.open(spec()).job_id
     chunks = fill(ledger, job)
 
-    ledger.seal(job, chunks=chunks, rows=2 * chunks)
+    big = [encode_chunk(Chunk(first_row=1 + 2 * index, texts=["x" * 20_000] * 2)) for index in range(chunks)]
+    seal(ledger, job, [ChunkUpload(payload, 2, digest(payload)) for payload in big])
     ledger.renew("worker-1", {}, [Lane.BULK], [])
     first, *_ = claim(ledger, lanes=[LaneRoom(Lane.BULK, 100, 2)]).chunks
     ledger.release([first.lease])
@@ -432,5 +444,5 @@ def test_lost_end_of_an_upload_is_said_with_the_next_step(ledger: Ledger) -> Non
     """Power loss may take the last second: the producer is told to run again, not that there is a bug."""
     job = ledger.open(spec()).job_id
 
-    with pytest.raises(RedisUnavailableError, match="run the same command again"):
+    with pytest.raises(UploadLostError, match="run the same command again"):
         ledger.add_chunks(job, 5, uploads(6)[5:])

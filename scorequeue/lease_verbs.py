@@ -1,0 +1,157 @@
+"""The verbs of a worker: claim chunks, renew their leases, note the row that runs alone, commit or release."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from redis.exceptions import ResponseError
+
+from scorequeue.inquiries import Inquiries
+from scorequeue.jobs import Lane
+from scorequeue.keys import group_of
+from scorequeue.records import Claim, Commit, LaneRoom, Lease, read_leased
+from scorequeue.scripts import Arg, Script
+
+_CLAIM, _RENEW, _NOTE, _COMMIT = Script("claim"), Script("renew"), Script("note"), Script("commit")
+_RELEASE, _VOID, _DEPART = Script("release"), Script("void"), Script("depart")
+
+_PARTS = 8
+"""Values of each chunk in what ``claim`` answers."""
+
+
+class Renewal(NamedTuple):
+    """What a renewal brought: leases that are no longer the worker's, and the name of the ledger that said so.
+
+    The name is made at random with the ledger: another one than before means that Redis was emptied or replaced.
+    """
+
+    lost: set[Lease]
+    ledger_name: str
+
+
+class LeaseVerbs(Inquiries):
+    """What a worker does."""
+
+    def claim(
+        self,
+        worker_id: str,
+        lanes: Sequence[LaneRoom],
+        *,
+        versions: Iterable[str],
+        default_version: str,
+        suspects: int = 1,
+        refused: Mapping[str, str] | None = None,
+        token: str | None = None,
+    ) -> Claim:
+        """Take back what has run out, then lease chunks: the lanes in the order given, each within its room.
+
+        Args:
+            worker_id: Who claims.
+            lanes: What fits.
+            versions: Versions that are ready; jobs pinned to another one stay where they are.
+            default_version: Pinned to jobs that have no version yet.
+            suspects: How many suspect chunks may be among them, beside the room.
+            refused: Versions that this worker tried and could not load, and why.
+            token: What the leases are shown by; made anew for every call. None makes one here.
+
+        Raises:
+            RedisUnavailableError: No answer. It is not asked again, because a second claim would lease other chunks:
+                ``void`` its token when Redis answers.
+        """
+        token = token or new_token()
+        request = {
+            "worker": worker_id,
+            "token": token,
+            "lease_ms": self.lease_ms,
+            "groups": [group_of(), *map(group_of, versions)],
+            "default": default_version,
+            "suspects": suspects,
+            "refused": dict(refused or {}),
+            "lanes": lanes,
+        }
+        answer = self._scripts.run_once(_CLAIM, [json.dumps(request)])
+        return Claim(
+            chunks=[read_leased(part, token=token) for part in zip(*[iter(answer[2:])] * _PARTS, strict=True)],
+            waiting_version=answer[0].decode() or None,
+            waited_s=int(answer[1]) / 1000,
+        )
+
+    def void(self, tokens: Sequence[str]) -> int:
+        """Give back what claims without an answer have leased, or would when they arrive. Returns how many leases."""
+        return int(self._scripts.run(_VOID, list(tokens))) if tokens else 0
+
+    def renew(
+        self,
+        worker_id: str,
+        about: dict[str, Any],
+        lanes: Sequence[Lane],
+        leases: Sequence[Lease],
+        *,
+        is_first: bool = False,
+    ) -> Renewal:
+        """Give a sign of life, and renew leases.
+
+        Args:
+            worker_id: Who gives it.
+            about: What the worker says of itself.
+            lanes: Lanes that it listens on.
+            leases: What it holds.
+            is_first: Whether the worker has just come; alone, it then sets the term for everybody.
+        """
+        args: list[Arg] = [worker_id, json.dumps(about), self.lease_ms, int(is_first), secrets.token_hex(8)]
+        answer = self._scripts.run_once(_RENEW, [*args, len(lanes), *lanes, *_lease_args(leases)])
+        lost = zip(*[iter(answer[1:])] * 3, strict=True)
+        return Renewal(
+            lost={Lease(job.decode(), int(chunk), token.decode()) for job, chunk, token in lost},
+            ledger_name=answer[0].decode(),
+        )
+
+    def note(self, worker_id: str, lease: Lease, row: int) -> bool:
+        """Write down which row of a suspect chunk is run next, alone.
+
+        Args:
+            worker_id: Who runs it.
+            lease: The right to score the chunk.
+            row: The row's offset in the chunk.
+
+        Returns:
+            Whether the lease is still the worker's; if not, the row must not be run.
+        """
+        return bool(self._scripts.run(_NOTE, [worker_id, *lease, row]))
+
+    def clear_note(self, worker_id: str) -> None:
+        """Say that no row runs alone any more."""
+        self._scripts.run(_NOTE, [worker_id])
+
+    def commit(self, commits: Sequence[Commit]) -> list[str]:
+        """Write the results of scored chunks, several in one round trip.
+
+        Returns:
+            What became of each: ``done``, ``already`` (this very commit came twice), ``lost`` (the lease is somebody
+            else's by now), ``closed`` (the job ended early), ``gone`` (the ledger knows no such job) or ``refused:
+            ...`` (it does not fit the chunk).
+        """
+        answers = self._scripts.run_many(
+            [(_COMMIT, [*c.lease, c.scored, c.failed, c.truncated, c.payload, c.kept, c.kept_texts]) for c in commits]
+        )
+        return [f"refused: {answer}" if isinstance(answer, ResponseError) else answer.decode() for answer in answers]
+
+    def release(self, leases: Sequence[Lease]) -> int:
+        """Give chunks back unscored, to the front of their lanes. Returns how many leases were still held."""
+        return int(self._scripts.run(_RELEASE, _lease_args(leases))) if leases else 0
+
+    def depart(self, worker_id: str, lanes: Sequence[Lane]) -> None:
+        """Leave in order: no longer counted among the live workers."""
+        self._scripts.run_once(_DEPART, [worker_id, *lanes])
+
+
+def new_token() -> str:
+    """Return a random token for a claim."""
+    return secrets.token_hex(8)
+
+
+def _lease_args(leases: Iterable[Lease]) -> list[Arg]:
+    return [part for lease in leases for part in lease]
