@@ -18,8 +18,10 @@ from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 from celery.worker import state as celery_state
 from kombu.transport.redis import Channel
 
+from scorequeue.bells import SCORE_TASK
 from scorequeue.jobs import Lane
-from scorequeue.queue import SCORE_TASK, make_app
+from scorequeue.keys import PROTOCOL
+from scorequeue.queue import make_app
 from worker.settings import WorkerSettings
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
@@ -29,8 +31,13 @@ SPARE_THREADS = 1
 """A bell that finds its pump running needs a thread for a moment, to say so."""
 
 
-def make_worker_app(settings: WorkerSettings, score: Callable[[Lane], None]) -> Celery:
-    """Return the application with the task ``score(lane)``, which runs the lane's pump."""
+def make_worker_app(settings: WorkerSettings, score: Callable[[Lane, int], None]) -> Celery:
+    """Return the application with the task ``score(lane)``.
+
+    Args:
+        settings: The worker's.
+        score: Called with the lane and the bell's protocol number.
+    """
     app = make_app(settings)
     app.conf.update(
         # A bell is not the record: acknowledged early, it costs no bookkeeping, and none is redelivered.
@@ -53,14 +60,14 @@ def make_worker_app(settings: WorkerSettings, score: Callable[[Lane], None]) -> 
     Channel.do_restore = False
 
     @app.task(name=SCORE_TASK, ignore_result=True)  # type: ignore[untyped-decorator]
-    def score_lane(lane: str) -> None:
-        score(Lane(lane))
+    def score_lane(lane: str, protocol: int = PROTOCOL) -> None:
+        score(Lane(lane), protocol)
 
     return app
 
 
-def run_celery(app: Celery, settings: WorkerSettings, *, worker_id: str, on_stop: Callable[[int], None]) -> int:
-    """Serve bells until told to stop.
+class CeleryWorker:
+    """Celery's worker in this process: it listens for bells until it is told to stop.
 
     Args:
         app: Made by ``make_worker_app``.
@@ -68,32 +75,52 @@ def run_celery(app: Celery, settings: WorkerSettings, *, worker_id: str, on_stop
         worker_id: Random for each start, because host name and pid repeat in containers.
         on_stop: Called with the number of each of ``STOP_SIGNALS`` inside the signal handler: it may set events and
             nothing else (no Redis, no lock).
-
-    Returns:
-        Celery's exit code.
     """
-    # It warns of running as root because pickled messages could run code; ours are JSON, and nothing else is accepted.
-    warnings.filterwarnings("ignore", category=SecurityWarning)
-    # It warns at each lost connection of a default that is not ours.
-    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
-    installed = _install_handlers_when_ready(on_stop)
-    try:
-        worker = app.Worker(
-            hostname=f"scorequeue-{worker_id}@{socket.gethostname()}",
-            pool="threads",
-            concurrency=len(settings.lanes) + SPARE_THREADS,
-            queues=[lane.value for lane in settings.lanes],
-            loglevel="WARNING",
-            quiet=True,  # no banner: the log's first line says what runs here
-            # Who is alive is the ledger's to say.
-            without_gossip=True,
-            without_mingle=True,
-            without_heartbeat=True,
-        )
-        worker.start()
-    finally:
-        signals.worker_ready.disconnect(installed)
-    return int(worker.exitcode or 0)
+
+    def __init__(
+        self, app: Celery, settings: WorkerSettings, *, worker_id: str, on_stop: Callable[[int], None]
+    ) -> None:
+        self.threads = len(settings.lanes) + SPARE_THREADS
+        self._app = app
+        self._settings = settings
+        self._worker_id = worker_id
+        self._on_stop = on_stop
+        self._worker: Any = None
+
+    def run(self) -> int:
+        """Serve bells. Returns Celery's exit code."""
+        # It warns of running as root because pickled messages could run code; ours are JSON, and nothing else is
+        # accepted.
+        warnings.filterwarnings("ignore", category=SecurityWarning)
+        # It warns at each lost connection of a default that is not ours.
+        warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
+        installed = _install_handlers_when_ready(self._on_stop)
+        try:
+            self._worker = self._app.Worker(
+                hostname=f"scorequeue-{self._worker_id}@{socket.gethostname()}",
+                pool="threads",
+                concurrency=self.threads,
+                queues=[lane.value for lane in self._settings.lanes],
+                loglevel="WARNING",
+                quiet=True,  # no banner: the log's first line says what runs here
+                # Who is alive is the ledger's to say.
+                without_gossip=True,
+                without_mingle=True,
+                without_heartbeat=True,
+            )
+            self._worker.start()
+        finally:
+            signals.worker_ready.disconnect(installed)
+        return int(self._worker.exitcode or 0)
+
+    def restart_consumer(self) -> None:
+        """Make Celery connect anew, from any thread; what runs in its threads goes on."""
+
+        def lose_connection() -> None:
+            raise ConnectionError("the consumer is deaf; it connects anew")
+
+        if self._worker is not None and self._worker.consumer is not None:
+            self._worker.consumer.call_soon(lose_connection)
 
 
 def _install_handlers_when_ready(on_stop: Callable[[int], None]) -> Callable[..., None]:

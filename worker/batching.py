@@ -162,6 +162,12 @@ class Pick(Generic[T]):
         return Pick(self.group, tuple(left)), Pick(self.group, tuple(right))
 
 
+def pick_alone(ticket: T, *, lane: Lane, group: Hashable) -> Pick[T]:
+    """Return the pick of a chunk of one row that runs by itself."""
+    window = Window(lane, group, (ticket,), np.array([0, 1], dtype=np.int64))
+    return Pick(group, (Part(window, np.zeros(1, dtype=np.int64)),))
+
+
 class RowQueue(Generic[T]):
     """Rows that wait for the device, and the rule that says which go next.
 
@@ -196,6 +202,11 @@ class RowQueue(Generic[T]):
             lengths: Tokens per row; at least one row.
         """
         self._waiting[lane].append((ticket, group, lengths))
+
+    def has_rows(self, lane: Lane) -> bool:
+        """Say whether rows of a lane wait."""
+        opened = self._open[lane]
+        return bool(self._waiting[lane]) or (opened is not None and not opened.is_empty)
 
     def next_pick(self) -> Pick[T] | None:
         """Take the rows that go next; None when no row waits."""

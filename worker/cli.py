@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,6 +88,9 @@ def start(*, local: bool, quiet: bool, **options: Any) -> None:
     Example:
       worker start --local
     """
+    # Until the worker's own handlers are there: what was started so far, such as an embedded Redis, is ended on the
+    # way.
+    signal.signal(signal.SIGTERM, _leave)
     with _errors():
         from worker.local import LocalRedis
         from worker.service import run_worker
@@ -136,6 +140,11 @@ def main() -> NoReturn:
     """Entry point of the ``worker`` command."""
     cli(prog_name="worker")
     sys.exit(0)
+
+
+def _leave(signum: int, frame: Any) -> NoReturn:
+    """End a worker that is told to stop before it serves: it holds nothing yet."""
+    sys.exit(ExitCode.DONE)
 
 
 def _run(run_worker: Any, settings: Any, *, quiet: bool) -> int:

@@ -18,7 +18,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from scorequeue.errors import RedisUnavailableError
+from scorequeue.errors import ProtocolTooNewError, RedisUnavailableError
 from scorequeue.jobs import Lane
 from scorequeue.ledger import Ledger
 from scorequeue.logs import fields
@@ -27,16 +27,26 @@ from scorequeue.records import Commit, Lease
 COMMITS_AT_ONCE = 64
 """Most chunks in one round trip: about a megabyte of results at 256 rows a chunk."""
 
+MOST_UNCOMMITTED = 8 * COMMITS_AT_ONCE
+"""Scored chunks that wait for the committer above which nothing more should be claimed."""
+
 _RETRY_S = 0.25
 
 log = logging.getLogger(__name__)
 
 
 class Finished(NamedTuple):
-    """A scored chunk; ``commit`` encodes its results, in the committer's thread."""
+    """A scored chunk; both functions encode results, in the committer's thread.
+
+    Attributes:
+        lease: The right to commit it.
+        commit: Makes its results.
+        fail: Makes results in which all its rows have failed, for when the first ones cannot be made or are refused.
+    """
 
     lease: Lease
     commit: Callable[[], Commit]
+    fail: Callable[[], Commit]
 
 
 class LeaseKeeper:
@@ -67,14 +77,27 @@ class LeaseKeeper:
         self._on_fatal = on_fatal
         self._held: set[Lease] = set()
         self._finished: deque[Finished] = deque()
+        self._unanswered: list[str] = []
+        self._ledger_name = ""
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._stopping = threading.Event()
+        self._beat_now = threading.Event()
         self._is_reachable = True
         self._threads = [
-            threading.Thread(target=self._guard, args=(self._beat,), name="heartbeat", daemon=True),
+            threading.Thread(target=self._guard, args=(self._beat_on,), name="heartbeat", daemon=True),
             threading.Thread(target=self._guard, args=(self._write,), name="committer", daemon=True),
         ]
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether so many scored chunks wait for Redis that nothing more should be claimed."""
+        return len(self._finished) > MOST_UNCOMMITTED
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether Redis answered the last time."""
+        return self._is_reachable
 
     def start(self) -> None:
         """Say hello, and start both threads.
@@ -82,7 +105,8 @@ class LeaseKeeper:
         Raises:
             RedisUnavailableError: Redis cannot be reached.
         """
-        self._ledger.renew(self._worker_id, self._about(), self._lanes, [])
+        first = self._ledger.renew(self._worker_id, self._about(), self._lanes, [], is_first=True)
+        self._ledger_name = first.ledger_name
         for thread in self._threads:
             thread.start()
 
@@ -90,6 +114,12 @@ class LeaseKeeper:
         """Renew these from now on."""
         with self._lock:
             self._held.update(leases)
+
+    def give_up_claim(self, token: str) -> None:
+        """Give back, when Redis answers, what a claim without an answer has leased."""
+        with self._lock:
+            self._unanswered.append(token)
+        self._beat_now.set()
 
     def finish(self, finished: Finished) -> None:
         """Commit a scored chunk soon. Never blocks: the scorer calls it."""
@@ -100,17 +130,13 @@ class LeaseKeeper:
     def release(self, leases: Iterable[Lease]) -> None:
         """Give chunks back unscored."""
         given_back = list(leases)
-        self.forget(given_back)
+        with self._lock:
+            self._held.difference_update(given_back)
         try:
             self.outcomes["released"] += self._ledger.release(given_back)
         except RedisUnavailableError as exc:
             facts = fields("release_unsent", leases=len(given_back), error=str(exc))
             log.warning("Redis is away; leases run out by themselves", extra=facts)
-
-    def forget(self, leases: Iterable[Lease]) -> None:
-        """Let leases run out: they are no longer renewed, and somebody else gets the chunks a term later."""
-        with self._lock:
-            self._held.difference_update(leases)
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all finished chunks are committed; False when the time was over, or Redis away, first."""
@@ -121,6 +147,7 @@ class LeaseKeeper:
     def stop(self) -> None:
         """Release what is still held, and leave the list of live workers. Call after ``flush``."""
         self._stopping.set()
+        self._beat_now.set()
         with self._changed:
             self._changed.notify_all()
             rest = list(self._held)
@@ -132,28 +159,48 @@ class LeaseKeeper:
     def _guard(self, loop: Callable[[], None]) -> None:
         try:
             loop()
+        except ProtocolTooNewError as exc:
+            self._on_fatal(exc)
         except BaseException as exc:  # whatever it was, nobody renews or commits now
             log.exception("the lease keeper failed", extra=fields("keeper_failed"))
             self._on_fatal(exc)
 
-    def _beat(self) -> None:
+    def _beat_on(self) -> None:
         pause_s = self._ledger.lease_ms / 3000
-        while not self._stopping.wait(pause_s if self._is_reachable else _RETRY_S):
-            with self._lock:
-                held = list(self._held)
+        while True:
+            self._beat_now.wait(pause_s if self._is_reachable else _RETRY_S)
+            self._beat_now.clear()
+            if self._stopping.is_set():
+                return
             try:
-                lost = self._ledger.renew(self._worker_id, self._about(), self._lanes, held)
+                self._beat()
+            except ProtocolTooNewError:
+                raise
             except RedisUnavailableError as exc:
                 self._note_reachable(False, exc)
-                continue
-            self._note_reachable(True)
+            else:
+                self._note_reachable(True)
+
+    def _beat(self) -> None:
+        with self._lock:
+            held, unanswered = list(self._held), list(self._unanswered)
+        if unanswered:
+            released = self._ledger.void(unanswered)
             with self._lock:
-                # What was committed meanwhile is not lost, and what the committer has in hand it will be told itself.
-                lost &= self._held - {finished.lease for finished in self._finished}
-                self._held -= lost
-            for lease in lost:
-                facts = fields("lease_lost", job_id=lease.job_id, chunk=lease.chunk)
-                log.warning("a lease was lost; its scores will be refused", extra=facts)
+                del self._unanswered[: len(unanswered)]
+            log.info("claims without an answer went back", extra=fields("claims_voided", leases=released))
+        renewal = self._ledger.renew(self._worker_id, self._about(), self._lanes, held)
+        if renewal.ledger_name != self._ledger_name:
+            facts = fields("ledger_replaced", lost=len(renewal.lost))
+            log.warning("Redis was emptied or replaced; its jobs are gone, new ones are served", extra=facts)
+            self._ledger_name = renewal.ledger_name
+        with self._lock:
+            # What was committed meanwhile is not lost, and what the committer has in hand it will be told itself.
+            lost = renewal.lost & self._held - {finished.lease for finished in self._finished}
+            self._held -= lost
+        for job_id, chunks in Counter(lease.job_id for lease in lost).items():
+            facts = fields("lease_lost", job_id=job_id, chunks=chunks)
+            log.warning("leases were lost; their scores will be refused", extra=facts)
 
     def _write(self) -> None:
         while True:
@@ -162,24 +209,29 @@ class LeaseKeeper:
                 batch = [self._finished[i] for i in range(min(COMMITS_AT_ONCE, len(self._finished)))]
             if not batch:
                 return
-            commits = [finished.commit() for finished in batch]
-            outcomes = self._commit(commits)
+            outcomes = self._commit([_made(finished) for finished in batch])
+            refused = [at for at, outcome in enumerate(outcomes) if outcome.startswith("refused")]
+            if refused:
+                again = self._commit([batch[at].fail() for at in refused])
+                for at, outcome in zip(refused, again, strict=True):
+                    facts = fields("commit_refused", chunk=batch[at].lease.chunk, why=outcomes[at], then=outcome)
+                    log.error("results did not fit their chunk; its rows fail", extra=facts)
+                    outcomes[at] = outcome
             with self._changed:
                 for finished in batch:
                     self._finished.popleft()
                     self._held.discard(finished.lease)
                 self._changed.notify_all()
             self.outcomes.update(outcomes)
-            for commit, outcome in zip(commits, outcomes, strict=True):
-                if outcome not in ("done", "already", "unsent"):
-                    facts = fields("commit_refused", job_id=commit.lease.job_id, chunk=commit.lease.chunk, why=outcome)
-                    log.warning("scores were refused", extra=facts)
+            _tell_unwanted(batch, outcomes)
 
     def _commit(self, commits: list[Commit]) -> list[str]:
-        """Commit until Redis answers; empty when the worker is stopped first."""
+        """Commit until Redis answers; ``unsent`` when the worker is stopped first."""
         while not self._stopping.is_set():
             try:
                 outcomes = self._ledger.commit(commits)
+            except ProtocolTooNewError:
+                raise
             except RedisUnavailableError as exc:
                 self._note_reachable(False, exc)
                 self._stopping.wait(_RETRY_S)
@@ -198,3 +250,25 @@ class LeaseKeeper:
             else:
                 facts = fields("redis_away", error=str(error))
                 log.warning("Redis is away; scores are kept until it answers", extra=facts)
+
+
+def _made(finished: Finished) -> Commit:
+    """Make a chunk's results; rows whose results cannot be made fail, instead of ending worker after worker."""
+    try:
+        return finished.commit()
+    except Exception:
+        facts = fields("results_failed", job_id=finished.lease.job_id, chunk=finished.lease.chunk)
+        log.exception("results could not be put together; the chunk's rows fail", extra=facts)
+        return finished.fail()
+
+
+def _tell_unwanted(batch: list[Finished], outcomes: list[str]) -> None:
+    """Log what nobody wanted, a line for each job: a cancelled one may have hundreds of chunks on their way."""
+    unwanted = Counter(
+        (finished.lease.job_id, outcome)
+        for finished, outcome in zip(batch, outcomes, strict=True)
+        if outcome not in ("done", "already", "unsent")
+    )
+    for (job_id, outcome), chunks in unwanted.items():
+        level = logging.INFO if outcome == "closed" else logging.WARNING
+        log.log(level, "scores were refused", extra=fields("scores_refused", job_id=job_id, chunks=chunks, why=outcome))

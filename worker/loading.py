@@ -20,7 +20,7 @@ from scorequeue.manifest import GoldenSentence
 from scorequeue.registry import Registry
 from worker.backends import Backend, Encodings, PaddedBatch, Scores, pad_rows
 from worker.backends.fake import FakeBackend, FakeTokenizer
-from worker.tokenizing import FolderTokenizer, Tokenizer
+from worker.tokenizing import FolderTokenizer, Tokenizer, TokenizingError
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +47,17 @@ class LoadedModel:
     golden: tuple[GoldenSentence, ...] = ()
 
     def encode(self, texts: Sequence[str]) -> Encodings:
-        """Tokenise texts as this version reads them."""
-        return self.tokenizer.encode(texts)
+        """Tokenise texts as this version reads them.
+
+        Raises:
+            TokenizingError: The tokenizer failed; one of the texts may be at fault, or the machine.
+        """
+        try:
+            return self.tokenizer.encode(texts)
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:  # a panic inside `tokenizers` is no Exception
+            raise TokenizingError(f"the tokenizer could not read this row ({type(error).__name__})") from error
 
     def score_now(self, texts: Sequence[str]) -> Scores:
         """Score a few texts as one batch, beside the queue: float32 (rows, labels).

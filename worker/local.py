@@ -104,11 +104,14 @@ class LocalRedis:
         server = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         url = f"redis://127.0.0.1:{port}/0"
         give_up_at = time.monotonic() + START_TIMEOUT_S
-        while not _answers(url):
-            if server.poll() is not None or time.monotonic() > give_up_at:
-                server.kill()
-                raise RedisUnavailableError(f"expected the embedded Redis to start, and it did not; see {log_file}")
-            time.sleep(_POLL_S)
+        try:
+            while not _answers(url):
+                if server.poll() is not None or time.monotonic() > give_up_at:
+                    raise RedisUnavailableError(f"expected the embedded Redis to start, and it did not; see {log_file}")
+                time.sleep(_POLL_S)
+        except BaseException:  # told to stop meanwhile, too
+            server.kill()
+            raise
         self._server = server
         aside = self._note.with_suffix(".tmp")
         aside.write_text(json.dumps({"url": url, "pid": server.pid}) + "\n")

@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
+from scorequeue.errors import ProtocolTooNewError
 from scorequeue.logs import fields
 from worker.tasks import Pump
 
@@ -51,6 +52,8 @@ class Lookout:
         try:
             while not self._stopping.wait(LOOK_EVERY_S):
                 pump.run()
+        except ProtocolTooNewError as exc:
+            self._on_fatal(exc)
         except BaseException as exc:  # a panic inside tokenizers is no Exception
             log.exception("a pump failed", extra=fields("pump_failed", lane=pump.lane.value))
             self._on_fatal(exc)

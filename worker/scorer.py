@@ -1,6 +1,6 @@
 """The one thread that owns the device: chunks of tokenised rows in, scores out as soon as a chunk is whole.
 
-It executes what ``batching.RowQueue`` decides. While the device works rows gather, so batches grow by themselves under
+It executes what ``intake.Intake`` hands out. While the device works rows gather, so batches grow by themselves under
 load and a lone sentence on an idle system runs at once.
 """
 
@@ -21,15 +21,14 @@ from scorequeue.jobs import Lane
 from scorequeue.logs import fields
 from worker.backends import DeviceFullError, PaddedBatch, Running, Scores, pad_rows
 from worker.batching import Pick, RowQueue, Window
+from worker.intake import WINDOW_ROWS, Intake
 from worker.loading import LoadedModel, check_shape
+from worker.suspects import Notes, SuspectChunk
 from worker.windows import ChunkScores, ChunkWork, ScorerStats, WindowTable
 
 __all__ = ["ChunkScores", "ChunkWork", "Scorer", "ScorerStats"]
 
 log = logging.getLogger(__name__)
-
-WINDOW_ROWS = 8_192
-"""Most rows that are sorted together: padding falls with it (docs/performance.md), the wait of other jobs grows."""
 
 LEAST_WINDOW_ROWS = 2_048
 """Fewest rows of a window, however slow the device: with 1,024 padding alone costs 2 % of the speed."""
@@ -43,9 +42,6 @@ MAX_ROWS = 4_096
 TRACES = 10
 """Failed rows whose trace is logged: a whole job of them would bury everything else."""
 
-ROOM_WINDOWS = {Lane.BULK: 2, Lane.EXPRESS: 4}
-"""Windows' worth of rows that may be held per lane: one on the device, and the next one tokenised meanwhile."""
-
 
 class Scorer:
     """Scores chunks on one device.
@@ -58,8 +54,8 @@ class Scorer:
     A batch that raises is cut in half until the guilty row stands alone. It fails only if the golden sentences of its
     version pass right then.
 
-    Suspect chunks, which run row by row with each row noted beforehand, are to become a third source of picks beside
-    the two lanes in ``_take``; everything behind it works on picks of any size.
+    Suspect chunks go ahead of bulk: one row at a time, with nothing else on the device and the row noted before.
+    Express batches may run in between, with none noted.
 
     Args:
         on_sick: Called in the scorer's thread with the reason. Release everything and exit.
@@ -67,6 +63,7 @@ class Scorer:
         window_rows: Most rows that are sorted together.
         window_s: Seconds that a window should last at most; None for no such limit.
         max_rows: Most rows in a batch.
+        notes: Where the rows of suspect chunks are noted; None where there are no such chunks.
     """
 
     def __init__(
@@ -77,18 +74,16 @@ class Scorer:
         window_rows: int = WINDOW_ROWS,
         window_s: float | None = WINDOW_S,
         max_rows: int = MAX_ROWS,
+        notes: Notes | None = None,
     ) -> None:
         self._on_sick = on_sick
         self._most_window_rows = window_rows
         self._window_s = window_s
         least = window_rows if window_s is None else min(window_rows, LEAST_WINDOW_ROWS)
         self._queue: RowQueue[ChunkWork] = RowQueue(token_budget=token_budget, max_rows=max_rows, window_rows=least)
-        self._changed = threading.Condition()
-        self._unscored = dict.fromkeys(Lane, 0)
-        self._unfinished: dict[Hashable, ChunkWork] = {}
+        self._intake = Intake(self._queue, most_window_rows=window_rows, notes=notes)
         self._tables: dict[Window[ChunkWork], WindowTable] = {}
         self._stats = ScorerStats()
-        self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="scorer", daemon=True)
 
     @property
@@ -109,8 +104,21 @@ class Scorer:
     @property
     def is_idle(self) -> bool:
         """Whether no row waits or is on the device."""
-        with self._changed:
-            return not self._unfinished
+        return self._intake.is_idle
+
+    @property
+    def suspects(self) -> int:
+        """Suspect chunks in hand."""
+        return self._intake.suspects
+
+    def stalled_s(self, now: float) -> float:
+        """Seconds since the batch that is on the device was begun, or the last one ended; 0 when there is none.
+
+        Args:
+            now: The monotonic clock.
+        """
+        busy_since = self._intake.busy_since
+        return 0.0 if busy_since is None else max(0.0, now - max(busy_since, self._stats.last_batch_at))
 
     def start(self) -> None:
         """Start the thread."""
@@ -122,29 +130,19 @@ class Scorer:
         Returns:
             Whether it was taken. A closed scorer takes nothing: release the chunk's lease.
         """
-        with self._changed:
-            if self._is_closing:
-                return False
-            self._unfinished[work.key] = work
-            self._unscored[work.lane] += work.encodings.rows
-            self._queue.add(work, lane=work.lane, group=work.model, lengths=work.encodings.lengths)
-            self._changed.notify_all()
-        return True
+        return self._intake.submit(work)
+
+    def submit_suspect(self, suspect: SuspectChunk) -> bool:
+        """Let a suspect chunk wait for the device; any thread may call. Returns what ``submit`` returns."""
+        return self._intake.submit_suspect(suspect)
 
     def room(self, lane: Lane) -> int:
-        """Rows that may still be submitted for the lane, 0 or more.
-
-        Bulk has room for two windows, so that the next one is tokenised while one is scored; express for four of the
-        largest, which is to say nearly always.
-        """
-        with self._changed:
-            return self._room(lane)
+        """Rows that may still be submitted for the lane, 0 or more."""
+        return self._intake.room(lane)
 
     def wait_for_room(self, lane: Lane, *, timeout_s: float, rows: int = 1) -> bool:
         """Wait until so many rows may be submitted; False when the time is over or the scorer is closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._is_closing or self._room(lane) >= rows, timeout_s)
-            return not self._is_closing and self._room(lane) >= rows
+        return self._intake.wait_for_room(lane, timeout_s=timeout_s, rows=rows)
 
     def drain(self, timeout_s: float) -> list[Hashable]:
         """Finish the batch on the device and end.
@@ -153,23 +151,15 @@ class Scorer:
             Keys of the chunks that were submitted but not passed on: release their leases. A batch that outlasts
             ``timeout_s`` leaves its chunks among them; should it end later, they are not passed on.
         """
-        with self._changed:
-            self._is_closing = True
-            self._changed.notify_all()
+        self._intake.close()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
-        with self._changed:
-            unfinished, self._unfinished = list(self._unfinished), {}
-            return unfinished
-
-    def _room(self, lane: Lane) -> int:
-        window = self._queue.window_rows if lane is Lane.BULK else self._most_window_rows
-        return max(0, ROOM_WINDOWS[lane] * window - self._unscored[lane])
+        return self._intake.empty()
 
     def _run(self) -> None:
         flights: deque[_Flight] = deque()
         try:
-            while (pick := self._take(must_wait=not flights)) or flights:
+            while (pick := self._intake.take(in_flight=len(flights))) or flights:
                 if pick:
                     flights.append(self._begin(pick))
                 if flights and (not pick or len(flights) >= flights[0].model.backend.depth):
@@ -177,19 +167,8 @@ class Scorer:
         except Exception as error:  # the loop's edge
             sick = error if isinstance(error, DeviceSickError) else DeviceSickError(f"the scorer failed: {error!r}")
             log.error("device is sick", exc_info=error, extra=fields("device_sick", error=str(sick)))
-            with self._changed:
-                self._is_closing = True
-                self._changed.notify_all()
+            self._intake.close()
             self._on_sick(sick)
-
-    def _take(self, *, must_wait: bool) -> Pick[ChunkWork] | None:
-        with self._changed:
-            while not self._is_closing:
-                pick = self._queue.next_pick()
-                if pick is not None or not must_wait:
-                    return pick
-                self._changed.wait()
-        return None
 
     def _begin(self, pick: Pick[ChunkWork]) -> _Flight:
         flight = _Flight(pick, _model_of(pick), time.monotonic())
@@ -312,12 +291,7 @@ class Scorer:
             finished = table.store(positions, part_scores, error)
             if table.left == 0:
                 del self._tables[part.window]
-            with self._changed:
-                self._unscored[part.window.lane] -= len(positions)
-                known = [done for done in finished if self._unfinished.pop(done[0].key, None) is not None]
-                self._changed.notify_all()
-            for work, done in known:
-                work.on_done(done)
+            self._intake.settle(part.window.lane, len(positions), finished)
 
     def _count(self, flight: _Flight, batch: PaddedBatch) -> None:
         self._stats = self._stats.after(batch, begun_at=flight.begun_at, now=time.monotonic())

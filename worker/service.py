@@ -3,7 +3,9 @@
     starting    Redis is reached, the checkpoint is verified, loaded and tried; nothing is claimed before
     serving     Celery runs the pumps, the lookout does when bells are lost
     draining    first SIGTERM: no more claims, the batch on the device is finished and committed, the rest goes back
-    ended       0 after a drain in time; 1 when the device is sick or a part failed: the supervisor should start anew
+    ended       0 after a drain in time; 1 when the device is sick or stuck, or a part failed: the supervisor should
+    start
+                anew; 3 when a newer Scorequeue serves the namespace
 
 A second signal while draining, SIGQUIT, or a drain that outlasts its time-out, releases what it can and ends at once.
 """
@@ -22,21 +24,24 @@ from functools import partial
 from typing import Any, cast
 
 from scorequeue import __version__
-from scorequeue.errors import ExitCode
+from scorequeue.errors import ExitCode, ProtocolTooNewError
 from scorequeue.jobs import Lane
+from scorequeue.keys import PROTOCOL
 from scorequeue.ledger import Ledger
 from scorequeue.logs import fields
 from scorequeue.queue import Bells
 from scorequeue.records import Lease
 from scorequeue.registry import Registry
-from worker.app import STOP_SIGNALS, make_worker_app, run_celery
+from worker.app import STOP_SIGNALS, CeleryWorker, make_worker_app
 from worker.leases import LeaseKeeper
 from worker.loading import load_model
 from worker.lookout import Lookout
 from worker.models import ModelShelf
 from worker.scorer import Scorer
 from worker.settings import WorkerSettings
+from worker.suspects import LedgerNotes
 from worker.tasks import Pump
+from worker.watchdog import Ears, Watchdog
 
 PATIENCE_S = 1.0
 """The worker's threads wait for Redis themselves, and must notice meanwhile that they are told to stop."""
@@ -65,7 +70,11 @@ class Service:
         load = partial(load_model, registry, backend=settings.backend, device=settings.device, dtype=settings.dtype)
         self._models = ModelShelf(load, registry.current)
         first = self._models.load_first()
-        self._scorer = Scorer(on_sick=self._fail, token_budget=settings.token_budget or first.backend.token_budget)
+        self._scorer = Scorer(
+            on_sick=self._fail,
+            token_budget=settings.token_budget or first.backend.token_budget,
+            notes=LedgerNotes(self._ledger, self.worker_id, stopping=self._stopping),
+        )
         self._keeper = LeaseKeeper(
             self._ledger, self.worker_id, lanes=settings.lanes, about=self._about, on_fatal=self._fail
         )
@@ -84,6 +93,17 @@ class Service:
             for lane in settings.lanes
         }
         self._lookout = Lookout(list(self._pumps.values()), stopping=self._stopping, on_fatal=self._fail)
+        app = make_worker_app(settings, self._score)
+        self._celery = CeleryWorker(app, settings, worker_id=self.worker_id, on_stop=self._stop)
+        self._ears = Ears(self._celery.threads)
+        self._watchdog = Watchdog(
+            self._scorer,
+            lanes=settings.lanes,
+            ears=self._ears,
+            waiting_bells=self._ledger.bells,
+            restart_consumer=self._celery.restart_consumer,
+            stopping=self._stopping,
+        )
 
     def run(self) -> int:
         """Serve until told to stop. Returns the process's exit status."""
@@ -93,12 +113,12 @@ class Service:
         self._scorer.start()
         self._keeper.start()
         self._lookout.start()
+        self._watchdog.start()
         threading.Thread(target=self._drain, name="drain", daemon=True).start()
         log.info("worker is ready", extra=fields("worker_ready", worker=self.worker_id, **self._about()))
 
-        app = make_worker_app(self._settings, self._score)
         try:
-            self._celery_status = run_celery(app, self._settings, worker_id=self.worker_id, on_stop=self._stop)
+            self._celery_status = self._celery.run()
         except Exception as exc:
             log.exception("Celery failed", extra=fields("celery_failed"))
             self._failure = self._failure or exc
@@ -106,10 +126,18 @@ class Service:
         self._drained.wait(self._settings.drain_timeout_s + CELERY_GRACE_S)
         return self._exit_status()
 
-    def _score(self, lane: Lane) -> None:
+    def _score(self, lane: Lane, protocol: int) -> None:
         """What a bell starts. A pump that fails holds leases that nobody would score: the worker must end."""
+        if protocol > PROTOCOL:
+            self._fail(
+                ProtocolTooNewError(f"expected bells of protocol {PROTOCOL}, got {protocol}; update this worker")
+            )
+            return
         try:
-            self._pumps[lane].run()
+            with self._ears(lane):
+                self._pumps[lane].run()
+        except ProtocolTooNewError as exc:
+            self._fail(exc)
         except BaseException as exc:  # a panic inside tokenizers is no Exception
             log.exception("a pump failed", extra=fields("pump_failed", lane=lane.value))
             self._fail(exc)
@@ -123,6 +151,8 @@ class Service:
     def _fail(self, error: BaseException) -> None:
         """A part of the worker cannot go on: give everything back, and let the supervisor act."""
         is_first = self._failure is None and not self._stopping.is_set()
+        if is_first and isinstance(error, ProtocolTooNewError):
+            log.error("the worker is too old for this namespace", extra=fields("too_old", error=str(error)))
         self._failure = self._failure or error
         if is_first:  # a second signal would mean: in a hurry
             os.kill(os.getpid(), signal.SIGTERM)  # the one way that Celery's loop and ours both hear
@@ -158,6 +188,8 @@ class Service:
         os._exit(ExitCode.UNEXPECTED)
 
     def _exit_status(self) -> int:
+        if isinstance(self._failure, ProtocolTooNewError):
+            return int(self._failure.exit_code)
         has_failed = self._failure is not None or self._celery_status != 0
         return int(ExitCode.UNEXPECTED if has_failed else ExitCode.DONE)
 

@@ -18,15 +18,17 @@ from functools import partial
 
 from scorequeue.codec import decode_chunk
 from scorequeue.errors import CodecError, ProtocolTooNewError, RedisUnavailableError, VersionError
-from scorequeue.jobs import Lane
-from scorequeue.ledger import Ledger
+from scorequeue.jobs import ErrorCode, Lane, RowError
+from scorequeue.ledger import Ledger, new_token
 from scorequeue.logs import fields
 from scorequeue.queue import Bells
 from scorequeue.records import LaneRoom, LeasedChunk
 from worker.leases import Finished, LeaseKeeper
 from worker.models import ModelShelf
-from worker.results import commit_of, good_rows
+from worker.results import commit_of, failed_commit, good_rows
 from worker.scorer import ChunkScores, ChunkWork, Scorer
+from worker.suspects import SuspectChunk
+from worker.tokenizing import TokenizingError
 
 TURN_S = 60.0
 """Seconds after which a pump ends and rings for itself."""
@@ -37,7 +39,13 @@ CHUNKS_AT_ONCE = 16
 LOAD_AFTER_S = 30.0
 """Seconds a job waits for a version that is not loaded before it is loaded."""
 
+MOST_SUSPECTS = 1
+"""Suspect chunks that a worker holds at once: they go row by row, and others can take the next one."""
+
+DAMAGED = RowError(ErrorCode.SCORING_FAILED, "the chunk that held this row is damaged; submit the row again")
+
 _ROOM_POLL_S = 0.25
+_BEHIND_POLL_S = 0.05
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +104,9 @@ class Pump:
             if self._scorer.room(self.lane) <= 0:
                 self._scorer.wait_for_room(self.lane, timeout_s=_ROOM_POLL_S)
                 continue
+            if self._keeper.is_behind:
+                self._stopping.wait(_BEHIND_POLL_S)
+                continue
             with self._lock:
                 self._look_again = False
             chunks = self._claim()
@@ -113,15 +124,24 @@ class Pump:
             self._is_running = False
 
     def _claim(self) -> Sequence[LeasedChunk]:
+        if not self._keeper.is_reachable:
+            return []  # the heartbeat asks often enough
         room = LaneRoom(self.lane, self._scorer.room(self.lane), CHUNKS_AT_ONCE)
+        token = new_token()
         try:
             claim = self._ledger.claim(
                 self._worker_id,
                 [room],
                 versions=self._models.ready_versions(),
                 default_version=self._models.current_version,
+                suspects=max(0, MOST_SUSPECTS - self._scorer.suspects),
+                refused=self._models.failed_versions(),
+                token=token,
             )
+        except ProtocolTooNewError:
+            raise
         except RedisUnavailableError as exc:
+            self._keeper.give_up_claim(token)
             if self._is_reachable:
                 log.warning("a claim got no answer", extra=fields("claim_failed", lane=self.lane.value, error=str(exc)))
             self._is_reachable = False
@@ -136,29 +156,46 @@ class Pump:
         """Hand a chunk's good rows to the scorer; a chunk that cannot be begun goes back."""
         lease = leased.lease
         try:
-            chunk = decode_chunk(leased.payload)
-        except (CodecError, ProtocolTooNewError) as exc:
-            facts = fields("chunk_unreadable", job_id=lease.job_id, chunk=lease.chunk, error=str(exc))
-            log.error("a chunk cannot be read here; its lease runs out", extra=facts)
-            # Released, it would be the next one claimed here; after a term another worker may read it.
-            self._keeper.forget([lease])
-            return
-        try:
             model = self._models.get(leased.model_version)
         except VersionError:  # it made room between the claim and now
             self._keeper.release([lease])
             return
-        finish = partial(commit_of, lease, chunk, labels=model.labels, model_version=model.version)
-        texts = [chunk.texts[offset] for offset in good_rows(chunk)] if chunk.errors else chunk.texts
-        if not texts:
-            self._keeper.finish(Finished(lease, partial(finish, encodings=None, scores=None, failed={})))
+        fail = partial(failed_commit, leased, labels=model.labels)
+        try:
+            chunk = decode_chunk(leased.payload)
+        except (CodecError, ProtocolTooNewError) as exc:
+            # Nobody can read these bytes: chunks in a format that others read are not claimed at all.
+            facts = fields("chunk_unreadable", job_id=lease.job_id, chunk=lease.chunk, error=str(exc))
+            log.error("a chunk is damaged; its rows fail", extra=facts)
+            self._keeper.finish(Finished(lease, partial(fail, error=DAMAGED), fail))
             return
-        encodings = model.encode(texts)
+        commit = partial(commit_of, leased, chunk, labels=model.labels)
+        good = good_rows(chunk)
+        if not good:
+            self._keeper.finish(Finished(lease, partial(commit, scores=None, truncated=None, failed={}), fail))
+            return
 
-        def on_done(scores: ChunkScores) -> None:
-            commit = partial(finish, encodings=encodings, scores=scores.scores, failed=scores.failed)
-            self._keeper.finish(Finished(lease, commit))
+        def on_done(done: ChunkScores) -> None:
+            made = partial(commit, scores=done.scores, truncated=done.truncated, failed=done.failed)
+            self._keeper.finish(Finished(lease, made, fail))
 
-        work = ChunkWork(key=lease, lane=self.lane, model=model, encodings=encodings, on_done=on_done)
-        if not self._scorer.submit(work):  # the worker is going
+        texts = [chunk.texts[position] for position in good] if chunk.errors else chunk.texts
+        rows = good if chunk.offsets is None else [chunk.offsets[position] for position in good]
+        suspect = partial(SuspectChunk, lease, lane=self.lane, model=model, texts=texts, rows=rows, on_done=on_done)
+        is_taken: bool
+        if leased.is_suspect:
+            facts = fields("suspect", job_id=lease.job_id, chunk=lease.chunk, deaths=leased.deaths)
+            log.warning("workers were lost with a chunk; its rows run one by one", extra=facts)
+            is_taken = self._scorer.submit_suspect(suspect(row_deaths=leased.row_deaths))
+        else:
+            try:
+                encodings = model.encode(texts)
+            except TokenizingError as exc:
+                facts = fields("tokenizing_failed", job_id=lease.job_id, chunk=lease.chunk, error=str(exc))
+                log.error("a chunk cannot be tokenised; its rows run one by one", extra=facts)
+                is_taken = self._scorer.submit_suspect(suspect(row_deaths={}))
+            else:
+                work = ChunkWork(key=lease, lane=self.lane, model=model, encodings=encodings, on_done=on_done)
+                is_taken = self._scorer.submit(work)
+        if not is_taken:  # the worker is going
             self._keeper.release([lease])

@@ -15,6 +15,10 @@ from scorequeue.errors import VerificationError
 from worker.backends import Encodings
 
 
+class TokenizingError(Exception):
+    """The tokenizer failed on some texts."""
+
+
 class Tokenizer(Protocol):
     """What turns texts into rows of token ids.
 

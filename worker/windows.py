@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from scorequeue.jobs import ErrorCode, Lane, RowError
 from worker.backends import Encodings, PaddedBatch, Scores
@@ -20,11 +21,13 @@ class ChunkScores:
     Attributes:
         key: The key that it was submitted with.
         scores: float32 (rows, labels), in the chunk's row order; NaN in failed rows.
+        truncated: bool (rows,): whether the text was longer than the model reads.
         failed: Why rows have no scores, by their offset in the chunk from 0.
     """
 
     key: Hashable
     scores: Scores
+    truncated: npt.NDArray[np.bool_]
     failed: dict[int, RowError]
 
 
@@ -128,4 +131,4 @@ class WindowTable:
         begin, end = int(self.window.bounds[chunk]), int(self.window.bounds[chunk + 1])
         failed = {position - begin: reason for position, reason in self.failed.items() if begin <= position < end}
         # A copy, so that a committer that is behind does not keep the whole window alive.
-        return work, ChunkScores(work.key, self.scores[begin:end].copy(), failed)
+        return work, ChunkScores(work.key, self.scores[begin:end].copy(), work.encodings.truncated, failed)

@@ -8,10 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from producer import Client
-from scorequeue.jobs import JobSpec, JobState, Lane
+from scorequeue.bells import SCORE_TASK
+from scorequeue.errors import ExitCode
+from scorequeue.jobs import ErrorCode, JobSpec, JobState, Lane
+from scorequeue.keys import Keys
 from scorequeue.ledger import Ledger
+from scorequeue.queue import make_app
 from scorequeue.records import ChunkUpload
 from scorequeue.settings import Settings
 from tests.processes import WorkerProcess, until
@@ -68,17 +73,57 @@ def test_worker_goes_on_when_redis_is_back(worker: WorkerProcess, server: RedisS
         assert job.status().scored == 1000
 
 
-def test_unreadable_chunk_neither_stops_nor_busies_the_worker(worker: WorkerProcess, server: RedisServer) -> None:
-    """A chunk of a newer format waits for a worker that reads it; other jobs go on meanwhile."""
+def submit_bytes(server: RedisServer, payload: bytes, *, chunk_format: int = 1) -> str:
+    """Submit one row as bytes that no producer here would write."""
     ledger = Ledger.connect(Settings(redis_url=server.url, namespace="n"))
-    spec = JobSpec(id=uuid.uuid4().hex, lane=Lane.BULK, chunk_rows=1, ttl_s=60)
-    ledger.submit(spec, [ChunkUpload(b"\x09\0\0\0\0", 1, "00" * 16)])
-    until(lambda: "action=chunk_unreadable" in worker.log.read_text(), what="a worker that met the chunk")
+    spec = JobSpec(id=uuid.uuid4().hex, lane=Lane.BULK, chunk_rows=1, ttl_s=60, format=chunk_format)
+    ledger.submit(spec, [ChunkUpload(payload, 1, "00" * 16)])
+    ledger.close()
+    return spec.id
+
+
+def test_chunks_of_a_newer_format_are_left_alone(worker: WorkerProcess, server: RedisServer) -> None:
+    """They wait for a worker that reads them; other jobs go on meanwhile."""
+    newer = submit_bytes(server, b"\x09\0\0\0\0", chunk_format=9)
 
     with Client(server.url, "n") as client:
         for _ in range(3):
             client.submit(["The cat sat."] * 100, lane="bulk").wait(timeout_s=30)
 
-    assert worker.log.read_text().count("action=chunk_unreadable") <= 10
-    assert ledger.status(spec.id).state is JobState.RUNNING
-    ledger.close()
+        assert client.job(newer).status().state is JobState.QUEUED
+    assert "level=error" not in worker.log.read_text()
+
+
+def test_damaged_chunk_fails_its_rows_and_no_other(worker: WorkerProcess, server: RedisServer) -> None:
+    """Left pending, it would keep its job from ever ending."""
+    damaged = submit_bytes(server, b"\x01\xff\xff\xff\xff")
+
+    with Client(server.url, "n") as client:
+        status = client.job(damaged).wait(timeout_s=30)
+        (result,) = client.job(damaged).results()
+
+        assert (status.state, status.failed) == (JobState.COMPLETED, 1)
+        assert result.error is not None
+        assert result.error.code is ErrorCode.SCORING_FAILED
+        assert client.job(damaged).audit().is_clean
+        assert client.job(damaged).retry() == 0, "there is no text to try again"
+    assert "action=chunk_unreadable" in worker.log.read_text()
+
+
+def test_worker_leaves_a_namespace_that_a_newer_program_serves(worker: WorkerProcess, server: RedisServer) -> None:
+    """It must not touch what it does not understand: exit 3, for whoever updates it."""
+    with redis.Redis.from_url(server.url) as client:
+        client.hset(Keys("n").meta, "protocol", 99)
+
+    assert worker.wait() == ExitCode.REDIS
+    assert "action=too_old" in worker.log.read_text()
+    assert "Traceback" not in worker.log.read_text()
+
+
+def test_worker_leaves_at_a_bell_of_a_newer_protocol(worker: WorkerProcess, server: RedisServer) -> None:
+    app = make_app(Settings(redis_url=server.url, namespace="n"))
+    app.send_task(SCORE_TASK, args=("bulk",), kwargs={"protocol": 99}, queue="bulk")
+
+    assert worker.wait() == ExitCode.REDIS
+    assert "action=too_old" in worker.log.read_text()
+    app.close()

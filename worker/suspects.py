@@ -1,0 +1,153 @@
+"""Chunks with which two workers died: their rows run one at a time, each noted in the ledger before it runs.
+
+So the row that ends a worker is known by name afterwards. A row that was the noted one in two deaths is not run again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+
+from scorequeue.errors import RedisUnavailableError
+from scorequeue.jobs import ErrorCode, Lane, RowError
+from scorequeue.ledger import Ledger
+from scorequeue.logs import fields
+from scorequeue.records import SUSPECT_DEATHS, Lease
+from worker.loading import LoadedModel
+from worker.tokenizing import TokenizingError
+from worker.windows import ChunkScores, ChunkWork
+
+LOST = RowError(
+    ErrorCode.WORKER_LOST, f"{SUSPECT_DEATHS} workers were lost while this row ran alone; it is not run again"
+)
+
+_RETRY_S = 0.25
+
+log = logging.getLogger(__name__)
+
+
+class Notes(Protocol):
+    """Where the row that runs alone is written down."""
+
+    def write(self, key: Hashable, row: int) -> bool:
+        """Note a row of the chunk with that key; False if it must not be run."""
+        ...
+
+    def clear(self) -> None:
+        """Note that no row runs alone."""
+        ...
+
+
+class LedgerNotes:
+    """Notes in the ledger. Without Redis it waits: a row does not run before it is noted, nor anything else beside it.
+
+    Args:
+        ledger: Its patience should be short: this class does the waiting.
+        worker_id: Whose notes.
+        stopping: Set when the worker is told to stop.
+    """
+
+    def __init__(self, ledger: Ledger, worker_id: str, *, stopping: threading.Event) -> None:
+        self._ledger = ledger
+        self._worker_id = worker_id
+        self._stopping = stopping
+
+    def write(self, key: Hashable, row: int) -> bool:
+        """Note a row; False when the lease is lost or the worker is told to stop."""
+        assert isinstance(key, Lease)
+        while not self._stopping.is_set():
+            try:
+                return self._ledger.note(self._worker_id, key, row)
+            except RedisUnavailableError:
+                self._stopping.wait(_RETRY_S)
+        return False
+
+    def clear(self) -> None:
+        """Note that no row runs alone."""
+        while not self._stopping.is_set():
+            try:
+                return self._ledger.clear_note(self._worker_id)
+            except RedisUnavailableError:
+                self._stopping.wait(_RETRY_S)
+        return None  # leaving clears it
+
+
+class SuspectChunk:
+    """One suspect chunk on its way through the scorer: ``waiting -> row after row -> whole``, or ``lost`` in between.
+
+    Args:
+        key: The caller's name of it: its lease.
+        lane: Its lane.
+        model: The version to score it with.
+        texts: Its good rows.
+        rows: What the ledger calls each of them: its offset in the uploaded chunk.
+        row_deaths: In how many deaths a row was the noted one, by that offset.
+        on_done: Called in the scorer's thread when the last row is scored; must return at once and not raise.
+    """
+
+    def __init__(
+        self,
+        key: Hashable,
+        *,
+        lane: Lane,
+        model: LoadedModel,
+        texts: Sequence[str],
+        rows: Sequence[int],
+        row_deaths: Mapping[int, int],
+        on_done: Callable[[ChunkScores], None],
+    ) -> None:
+        self.key = key
+        self.lane = lane
+        self.model = model
+        self._texts = texts
+        self._rows = rows
+        self._on_done = on_done
+        self._scores = np.full((len(texts), len(model.labels)), np.nan, np.float32)
+        self._truncated = np.zeros(len(texts), np.bool_)
+        self._failed = {at: LOST for at, row in enumerate(rows) if row_deaths.get(row, 0) >= SUSPECT_DEATHS}
+        self._left = deque(at for at in range(len(texts)) if at not in self._failed)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every row has scores or a reason."""
+        return not self._left
+
+    def begin_row(self, notes: Notes) -> ChunkWork | None:
+        """Note the next row and tokenise it.
+
+        Returns:
+            The row as a chunk of its own; None when no row is left to run, or the lease is lost.
+        """
+        while self._left:
+            at = self._left[0]
+            if not notes.write(self.key, self._rows[at]):
+                return None
+            try:
+                encodings = self.model.encode([self._texts[at]])
+            except TokenizingError as error:
+                self._left.popleft()
+                self._failed[at] = RowError(ErrorCode.SCORING_FAILED, str(error))
+                continue
+            return ChunkWork(self.key, self.lane, self.model, encodings, partial(self._take_row, at))
+        return None
+
+    def _take_row(self, at: int, done: ChunkScores) -> None:
+        self._left.popleft()
+        self._scores[at] = done.scores[0]
+        self._truncated[at] = done.truncated[0]
+        if done.failed:
+            self._failed[at] = done.failed[0]
+
+    def finish(self) -> None:
+        """Pass the whole chunk on."""
+        log.warning(
+            "a suspect chunk is scored",
+            extra=fields("suspect_scored", rows=len(self._rows), failed=len(self._failed)),
+        )
+        self._on_done(ChunkScores(self.key, self._scores, self._truncated, self._failed))
