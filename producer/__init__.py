@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from producer.client import Client, Job
+    from producer.client import Client
+    from producer.job import Job
     from producer.recount import Audit
 
 __all__ = ["Audit", "Client", "Job"]
 
-_HOMES = {"Audit": "producer.recount", "Client": "producer.client", "Job": "producer.client"}
+_HOMES = {"Audit": "producer.recount", "Client": "producer.client", "Job": "producer.job"}
 
 
 def __getattr__(name: str) -> Any:

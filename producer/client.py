@@ -11,40 +11,33 @@ for result in job.results():
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from itertools import chain, islice
 from typing import Literal, Self
 
 from pydantic import ValidationError
 
-from producer.downloads import ResultReader
+from producer.chunks import ChunkSource
+from producer.gate import Gate
 from producer.inputs import Inputs
-from producer.recount import Audit, recount
+from producer.job import Job
 from producer.rows import RowRules
-from producer.upload import Gate, OnUpload, Upload, UploadProgress
-from scorequeue.codec import ChunkResult
-from scorequeue.errors import (
-    InputError,
-    JobNotFoundError,
-    NotFinishedError,
-    RedisRefusedError,
-    RedisUnavailableError,
-    UsageError,
-)
-from scorequeue.jobs import JOB_ID_PATTERN, JobSpec, JobStatus, Lane, Row, RowResult
+from producer.upload import OnUpload, Upload, UploadProgress
+from scorequeue import codec
+from scorequeue.errors import InputError, JobNotFoundError, RedisUnavailableError, UsageError
+from scorequeue.jobs import JOB_ID_PATTERN, JobSpec, JobState, JobStatus, Lane, Row
 from scorequeue.ledger import Ledger
-from scorequeue.queue import Bells
+from scorequeue.logs import fields
 from scorequeue.settings import Settings
 
 EXPRESS_ROWS = 64
 """Most rows of a job that is express without being told."""
 
-_LOOK_EVERY_S = 1.0
-"""A waiting client asks for the status this often even if no news of the job's end came."""
-
-_WATCH_EVERY_S = 0.25
+log = logging.getLogger(__name__)
 
 AnyRows = Iterable[str | tuple[str, str] | Row] | Inputs
 
@@ -70,8 +63,7 @@ class Client:
         elif redis_url is not None or namespace is not None:
             raise UsageError("expected either settings or redis_url and namespace, got both")
         self.settings = settings
-        self._ledger = Ledger.connect(settings)
-        self._bells = Bells(settings)
+        self._ledger = Ledger.connect(settings, patience_s=settings.redis_patience_s, on_outage=self._tell_outage)
         self._gate = Gate(self._ledger)
 
     def submit(
@@ -113,12 +105,17 @@ class Client:
             RedisUnavailableError: Redis cannot be reached, or refuses us.
         """
         give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
+        rules = RowRules(self.settings.max_text_bytes)
+        again: Callable[[], Iterable[Row]] | None = None
         if isinstance(rows, Inputs):
-            source, options, checked = rows.names, rows.job_options(), iter(rows)
+            names, options, checked = rows.names, rows.job_options(), iter(rows)
+            again = rows.again if rows.is_lasting else None
         else:
             if isinstance(rows, str):
                 raise UsageError("expected several rows, got one text; put it in a list")
-            options, checked = {}, RowRules(self.settings.max_text_bytes).from_python(rows)
+            names, options, checked = tuple(source), {}, rules.from_python(rows)
+            if isinstance(rows, list | tuple):
+                again = partial(rules.from_python, rows)
         head = list(islice(checked, EXPRESS_ROWS + 1))
         if not head:
             raise InputError("no rows; expected at least one")
@@ -131,27 +128,44 @@ class Client:
                 id=new_job_id(),
                 lane=Lane(lane),
                 chunk_rows=self.settings.chunk_rows if chunk_rows is None else chunk_rows,
-                source=tuple(source),
+                source=names,
                 metadata=dict(metadata or {}),
                 model_version=model_version,
                 idempotency_key=idempotency_key,
                 reader_options=options,
                 deadline_s=deadline_s,
                 ttl_s=self.settings.ttl_s if ttl_s is None else ttl_s,
+                format=codec.FORMAT,
             )
         except ValidationError as exc:
             first = exc.errors()[0]
             raise UsageError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}") from exc
+        chunks = ChunkSource(
+            chain(head, checked),
+            chunk_rows=spec.chunk_rows,
+            most_bytes=self.settings.max_chunk_bytes,
+            most_rows=self.settings.max_job_rows,
+            again=again,
+        )
         upload = Upload(
             self._ledger,
-            self._bells,
             self._gate,
             spec=spec,
+            source=chunks,
             max_outstanding=self.settings.max_outstanding if max_outstanding is None else max_outstanding,
             give_up_at=give_up_at,
             on_upload=on_progress or _keep_quiet,
         )
-        return Job(self._ledger, upload.run(chain(head, checked)).job_id)
+        try:
+            job_id = upload.run().job_id
+        except BaseException:
+            upload.close()
+            raise
+        if isinstance(rows, Inputs):
+            # Whoever waits for a job of files sends again what a Redis without its last second has lost.
+            return Job(self._ledger, job_id, page_rows=self.settings.page_rows, upload=upload)
+        upload.close()
+        return Job(self._ledger, job_id, page_rows=self.settings.page_rows, is_sent=True)
 
     def job(self, job_id: str) -> Job:
         """Return a job by its id.
@@ -161,118 +175,33 @@ class Client:
         """
         if not JOB_ID_PATTERN.fullmatch(job_id):
             raise JobNotFoundError(f"expected a job id of 32 hex digits, as submit prints it, got {job_id!r}")
-        return Job(self._ledger, job_id)
+        return Job(self._ledger, job_id, page_rows=self.settings.page_rows)
+
+    def jobs(self, *, states: Iterable[JobState] = (), limit: int = 100) -> list[JobStatus]:
+        """Return the namespace's jobs, the newest first.
+
+        Args:
+            states: Only jobs in one of these states; none means any.
+            limit: Most jobs.
+        """
+        return self._ledger.jobs(states=frozenset(states), limit=limit)
 
     def close(self) -> None:
         """Let go of the connections."""
-        self._bells.close()
         self._ledger.close()
+
+    def _tell_outage(self, error: RedisUnavailableError | None) -> None:
+        if error is None:
+            log.warning("Redis is back", extra=fields("redis_back"))
+        else:
+            facts = fields("redis_away", error=str(error), patience_s=self.settings.redis_patience_s)
+            log.warning("Redis does not answer; trying again", extra=facts)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-class Job:
-    """A job in the ledger. Every method asks anew, except that a job that has ended stays ended."""
-
-    def __init__(self, ledger: Ledger, job_id: str) -> None:
-        self.id = job_id
-        self._ledger = ledger
-        self._ended: JobStatus | None = None
-
-    def __repr__(self) -> str:
-        return f"Job({self.id!r})"
-
-    def status(self) -> JobStatus:
-        """Say where the job is.
-
-        Raises:
-            JobNotFoundError: No such job, or its results have expired.
-        """
-        status = self._ledger.status(self.id)
-        self._ended = status if status.state.is_final else None
-        return status
-
-    def wait(
-        self, timeout_s: float | None = None, *, on_status: Callable[[JobStatus], None] | None = None
-    ) -> JobStatus:
-        """Return the status once the job has ended.
-
-        Args:
-            timeout_s: Seconds to wait at most; None waits for ever.
-            on_status: Told the status a few times a second.
-
-        Raises:
-            NotFinishedError: The time is over; the job goes on.
-            JobNotFoundError: No such job.
-        """
-        give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
-        look_every_s = _LOOK_EVERY_S if on_status is None else _WATCH_EVERY_S
-        if on_status is not None:
-            status = self.status()
-            on_status(status)
-            if status.state.is_final:
-                return status
-        while True:
-            left_s = look_every_s if give_up_at is None else min(look_every_s, give_up_at - time.monotonic())
-            if left_s > 0:
-                self._wait_for_news(left_s)
-            status = self.status()
-            if on_status is not None:
-                on_status(status)
-            if status.state.is_final:
-                return status
-            if give_up_at is not None and time.monotonic() >= give_up_at:
-                raise NotFinishedError(
-                    f"job {self.id} is {status.state} after {timeout_s:,.1f} s with {status.pending:,} rows pending"
-                    f" and {status.live_workers} live workers; it goes on"
-                )
-
-    def results(self, *, partial: bool = False) -> Iterator[RowResult]:
-        """Yield what became of each row, in input order; rows that were cancelled have no result.
-
-        Args:
-            partial: Whether to take what is there while the job still runs.
-
-        Raises:
-            NotFinishedError: The job has not ended.
-            JobNotFoundError: No such job, or its results have expired.
-        """
-        return chain.from_iterable(self.result_chunks(partial=partial))
-
-    def result_chunks(self, *, partial: bool = False) -> Iterator[ChunkResult]:
-        """Yield results as columns, a chunk at a time, in input order: the fast way. Raises what ``results`` raises."""
-        return self.reader(partial=partial).chunks()
-
-    def reader(self, *, partial: bool = False) -> ResultReader:
-        """Return what reads this job's chunks and their results. Raises what ``results`` raises."""
-        status = self._ended or self.status()
-        if not status.state.is_final and not partial:
-            raise NotFinishedError(
-                f"job {self.id} is {status.state} with {status.pending:,} rows pending; wait for it, or take what is"
-                " there (--partial)"
-            )
-        return ResultReader(self._ledger, status)
-
-    def audit(self) -> Audit:
-        """Count the job's rows again, from its chunk records and its decoded results, and compare with its counters.
-
-        Raises:
-            JobNotFoundError: No such job, or its results have expired.
-        """
-        return recount(self._ledger, self.id)
-
-    def _wait_for_news(self, timeout_s: float) -> None:
-        try:
-            self._ledger.wait_for_change(self.id, timeout_s)
-        except RedisRefusedError:
-            raise
-        except RedisUnavailableError:
-            # Redis may be restarting: the status that is asked for next has the patience.
-            return
 
 
 def new_job_id() -> str:

@@ -11,9 +11,6 @@ from scorequeue.jobs import JobState, JobStatus
 from scorequeue.ledger import Ledger
 from scorequeue.records import ChunkRecord
 
-WINDOW_CHUNKS = 64
-"""Chunks read in one round trip."""
-
 
 class ResultReader:
     """Reads the results of a job as it was at one moment.
@@ -21,11 +18,15 @@ class ResultReader:
     Args:
         ledger: Where they are.
         status: The job's status; rows that are committed later may or may not be among the results.
+        page_rows: Rows that are read in one round trip, at least a chunk.
     """
 
-    def __init__(self, ledger: Ledger, status: JobStatus) -> None:
+    def __init__(self, ledger: Ledger, status: JobStatus, *, page_rows: int) -> None:
         self.status = status
         self._ledger = ledger
+        # All chunks but the last one have as many rows.
+        chunk_rows = max(1, -(-status.total // max(1, status.chunks)))
+        self._page_chunks = max(1, page_rows // chunk_rows)
 
     def chunks(self) -> Iterator[ChunkResult]:
         """Yield the results of the chunks that were committed, in input order.
@@ -37,8 +38,8 @@ class ResultReader:
 
     def all_chunks(self) -> Iterator[tuple[ChunkRecord, ChunkResult | None]]:
         """Yield the record of every chunk, beside its result if it was committed."""
-        for start in range(0, self.status.chunks, WINDOW_CHUNKS):
-            count = min(WINDOW_CHUNKS, self.status.chunks - start)
+        for start in range(0, self.status.chunks, self._page_chunks):
+            count = min(self._page_chunks, self.status.chunks - start)
             records = self._ledger.chunk_records(self.status.id, start, count)
             if len(records) != count:
                 raise self._vanished()
@@ -49,8 +50,8 @@ class ResultReader:
         return self._ledger.reader_options(self.status.id)
 
     def _windows(self) -> Iterator[ChunkResult | None]:
-        for start in range(0, self.status.chunks, WINDOW_CHUNKS):
-            yield from self._window(start, min(WINDOW_CHUNKS, self.status.chunks - start))
+        for start in range(0, self.status.chunks, self._page_chunks):
+            yield from self._window(start, min(self._page_chunks, self.status.chunks - start))
 
     def _window(self, start: int, count: int) -> Iterator[ChunkResult | None]:
         for payload in self._ledger.result_payloads(self.status.id, start, count):
@@ -62,4 +63,6 @@ class ResultReader:
                 yield None
 
     def _vanished(self) -> JobNotFoundError:
-        return JobNotFoundError(f"results of job {self.status.id} are gone: they expired, or were deleted, while read")
+        return JobNotFoundError(
+            f"results of job {self.status.id} are gone: they expired, or were discarded or deleted, while read"
+        )

@@ -22,15 +22,17 @@ class Inputs:
     Args:
         readers: One for each input.
         options: What the caller asked for.
+        paths: Where the inputs are, if they can be read again from there.
 
     Raises:
         InputError: One of them has no rows.
         MissingFieldError: One of them lacks the text or id field.
     """
 
-    def __init__(self, readers: Sequence[Reader], options: ReaderOptions) -> None:
+    def __init__(self, readers: Sequence[Reader], options: ReaderOptions, *, paths: Sequence[str] = ()) -> None:
         self.readers = readers
         self.options = options
+        self._paths = paths
         try:
             # Each reads its head now: a fault of the last one must show before the first one is uploaded.
             self._streams = [(reader, reader.records()) for reader in readers]
@@ -53,7 +55,9 @@ class Inputs:
             InputError: One of them cannot be read.
         """
         options = options or ReaderOptions()
-        return cls(_open_all(paths, [options] * len(paths), names), options)
+        where = [os.fspath(path) for path in paths]
+        lasting = where if all(os.path.isfile(path) for path in where) else []
+        return cls(_open_all(paths, [options] * len(paths), names), options, paths=lasting)
 
     @classmethod
     def of_texts(cls, texts: Sequence[str], options: ReaderOptions | None = None) -> Self:
@@ -104,6 +108,24 @@ class Inputs:
     def job_options(self) -> dict[str, str]:
         """Return what a job has to keep so that ``reopen`` yields the same rows."""
         return {**self.options.to_strings(), _FORMATS: ",".join(reader.input_format for reader in self.readers)}
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether the rows can be read again: all inputs are files, and none a pipe."""
+        return bool(self._paths) or all(isinstance(reader, GivenTexts) for reader in self.readers)
+
+    def again(self) -> Iterator[Row]:
+        """Yield the rows once more, read anew.
+
+        Raises:
+            InputError: A file cannot be read any more.
+        """
+        if not self._paths:
+            texts = [text for reader in self.readers if isinstance(reader, GivenTexts) for text in reader.texts]
+            yield from Inputs.of_texts(texts, self.options)
+            return
+        with Inputs.reopen(self._paths, self.job_options(), names=self.names) as inputs:
+            yield from inputs
 
     def __iter__(self) -> Iterator[Row]:
         """Yield the rows in order."""

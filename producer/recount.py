@@ -14,7 +14,6 @@ from scorequeue.jobs import FIRST_ROW, JobState, JobStatus
 from scorequeue.ledger import Ledger
 from scorequeue.records import ChunkRecord
 
-_WINDOW_CHUNKS = 64
 _MOST_SHOWN = 20
 """Differences that are named one by one; beyond, they are counted."""
 
@@ -32,6 +31,7 @@ class Audit:
         cancelled: Rows of a job that has ended which have no result.
         pending: Rows of a job that has not ended which have no result yet.
         chunks: Chunk records.
+        discarded: Chunks whose results were discarded: their rows are counted as their records say.
         differences: One sentence for each thing that does not add up.
     """
 
@@ -43,6 +43,7 @@ class Audit:
     cancelled: int
     pending: int
     chunks: int
+    discarded: int
     differences: tuple[str, ...]
 
     @property
@@ -55,18 +56,24 @@ class Audit:
         return {**asdict(self), "is_clean": self.is_clean}
 
 
-def recount(ledger: Ledger, job_id: str) -> Audit:
+def recount(ledger: Ledger, job_id: str, *, page_rows: int) -> Audit:
     """Count a job's rows from its chunk records and its decoded results.
 
     A job that is running may be audited: its counters then have to lie between those of before and after.
+
+    Args:
+        ledger: Where it is.
+        job_id: The job.
+        page_rows: Rows that are read in one round trip.
 
     Raises:
         JobNotFoundError: No such job.
     """
     before = ledger.status(job_id)
-    tally = _Tally()
-    for start in range(0, before.chunks, _WINDOW_CHUNKS):
-        count = min(_WINDOW_CHUNKS, before.chunks - start)
+    tally = _Tally(has_ended=before.state.is_final, is_discarded=ledger.is_discarded(job_id))
+    page_chunks = max(1, page_rows * max(1, before.chunks) // max(1, before.total))
+    for start in range(0, before.chunks, page_chunks):
+        count = min(page_chunks, before.chunks - start)
         # Records first: what is noted as committed then has its result.
         records = ledger.chunk_records(job_id, start, count)
         payloads = ledger.result_payloads(job_id, start, count)
@@ -76,17 +83,17 @@ def recount(ledger: Ledger, job_id: str) -> Audit:
             tally.add(index, record, payload)
     after = before if before.state.is_final else ledger.status(job_id)
     tally.compare(before, after)
-    has_ended = before.state.is_final
-    open_rows = tally.counts["open"]
+    counts = tally.counts
     return Audit(
         job_id=job_id,
         state=before.state,
-        total=tally.counts["total"],
-        scored=tally.counts["scored"],
-        failed=tally.counts["failed"],
-        cancelled=open_rows if has_ended else 0,
-        pending=0 if has_ended else open_rows,
-        chunks=tally.counts["chunks"],
+        total=counts["total"],
+        scored=counts["scored"],
+        failed=counts["failed"],
+        cancelled=counts["cancelled"],
+        pending=counts["pending"],
+        chunks=counts["chunks"],
+        discarded=counts["discarded"],
         differences=tally.differences(),
     )
 
@@ -94,8 +101,10 @@ def recount(ledger: Ledger, job_id: str) -> Audit:
 class _Tally:
     """Rows counted so far, and what did not add up."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_ended: bool, is_discarded: bool) -> None:
         self.counts: Counter[str] = Counter()
+        self._has_ended = has_ended
+        self._is_discarded = is_discarded
         self._differences: list[str] = []
         self._versions: set[str] = set()
         self._more = 0
@@ -113,11 +122,17 @@ class _Tally:
         first_row = FIRST_ROW + self.counts["total"]
         self.counts["chunks"] += 1
         self.counts["total"] += record.rows
-        if record.scored is None:
-            self.counts["open"] += record.rows
+        if record.pending + record.scored + record.failed != record.rows:
+            self.differ(
+                f"chunk {index}: its record says {record.rows} rows, and {record.pending} + {record.scored}"
+                f" + {record.failed} by what became of them"
+            )
+        if record.pending and not self._has_ended:  # its results, if any, may have come since the record was read
+            for what in ("scored", "failed", "truncated", "pending"):
+                self.counts[what] += getattr(record, what)
             return
         if payload is None:
-            self.differ(f"chunk {index}: committed with {record.rows} rows, but its results are missing")
+            self._add_without_result(index, record)
             return
         try:
             result = codec.decode_result(payload)
@@ -125,6 +140,19 @@ class _Tally:
             self.differ(f"chunk {index}: {exc}")
             return
         self._add_result(index, record, result, first_row)
+
+    def _add_without_result(self, index: int, record: ChunkRecord) -> None:
+        if record.pending == record.rows and not self._is_discarded:
+            self.counts["cancelled"] += record.rows
+        elif self._is_discarded:
+            self.counts["discarded"] += record.pending < record.rows
+            self.counts["scored"] += record.scored
+            self.counts["failed"] += record.failed
+            self.counts["truncated"] += record.truncated
+            # In a job that ended early: rows never scored, or rows that were to be tried again and stay failed.
+            self.counts["open"] += record.pending
+        else:
+            self.differ(f"chunk {index}: committed with {record.rows} rows, but its results are missing")
 
     def _add_result(self, index: int, record: ChunkRecord, result: ChunkResult, first_row: int) -> None:
         if result.first_row != first_row:
@@ -146,7 +174,8 @@ class _Tally:
         self.counts["truncated"] += len(result.truncated)
         for what, noted, found in (
             ("scored", record.scored, scored - without),
-            ("failed", record.failed, failed),
+            # Rows that were to be tried again when the job ended early have failed, as before.
+            ("failed", record.failed + record.pending, failed),
             ("truncated", record.truncated, len(result.truncated)),
         ):
             if noted != found:
@@ -160,23 +189,25 @@ class _Tally:
             parts = status.scored + status.failed + status.cancelled + status.pending
             if parts != status.total:
                 self.differ(f"the counters say {status.total} rows in all, and {parts} by what became of them")
-        has_ended = before.state.is_final
+        if self._is_discarded:  # what the records leave open is one or the other, as the counters say
+            counts["cancelled"] += min(counts["open"], before.cancelled)
+            counts["failed"] += counts["open"] - counts["cancelled"]
         for what, low, found, high in (
             ("chunks", before.chunks, counts["chunks"], before.chunks),
             ("rows", before.total, counts["total"], before.total),
             ("scored", before.scored, counts["scored"], after.scored),
-            ("failed", before.failed, counts["failed"], after.failed),
+            ("failed", min(before.failed, after.failed), counts["failed"], max(before.failed, after.failed)),
             ("truncated", before.truncated, counts["truncated"], after.truncated),
-            ("cancelled", before.cancelled, counts["open"] if has_ended else 0, after.cancelled),
+            ("cancelled", before.cancelled, counts["cancelled"], after.cancelled),
         ):
             if not low <= found <= high:
                 self.differ(
                     f"the counters say {low if low == high else f'{low} to {high}'} {what}, the recount {found}"
                 )
-        if has_ended and before.pending:
+        if self._has_ended and before.pending:
             self.differ(f"the job has ended as {before.state} with {before.pending} rows pending")
-        if before.state is JobState.COMPLETED and counts["open"]:
-            self.differ(f"the job is completed, and {counts['open']} rows have no result")
+        if before.state is JobState.COMPLETED and counts["cancelled"] + counts["pending"]:
+            self.differ("the job is completed, and some of its rows have no result")
         wrong = sorted(self._versions - {before.model_version or after.model_version or ""})
         if wrong:
             self.differ(f"expected one model version, {after.model_version}, found results of {', '.join(wrong)}")

@@ -1,31 +1,45 @@
-"""Rows on their way into the ledger: cut into chunks, several chunks a call, held back while the queue is full."""
+"""A job on its way into the ledger: several chunks a call, held back while the queue is full, sent again where lost."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain, islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from scorequeue import codec
-from scorequeue.errors import ContentConflictError, NotFinishedError, UsageError
-from scorequeue.jobs import FIRST_ROW, JobSpec, JobState, Lane, Row
+from producer.chunks import ChunkSource, calls
+from producer.gate import Gate
+from scorequeue.errors import (
+    ContentConflictError,
+    JobDeletedError,
+    JobNotFoundError,
+    NotFinishedError,
+    RedisFullError,
+    RedisUnavailableError,
+    UploadLostError,
+    UsageError,
+)
+from scorequeue.jobs import JobSpec, JobState, Lane
 from scorequeue.ledger import Ledger
-from scorequeue.queue import Bells
-from scorequeue.records import ChunkUpload, Opened
+from scorequeue.logs import fields
+from scorequeue.records import ChunkUpload, Opened, fold_digest
 
-CALL_ROWS = 8192
-"""Rows sent in one call. Measured: 341,000 rows/s with 1,024, and 486,000 with 4,096, 8,192 or more."""
+MOST_LOSSES = 10
+"""How often an upload is taken up again after Redis lost the end of it."""
 
-CALL_BYTES = 2 * 1024 * 1024
-"""Bytes after which a call is sent though it has fewer rows: long texts must not block Redis."""
+LOSS_WINDOW_S = 30.0
+"""A job that is gone so soon after it was sent was lost with the last second of Redis's history, and did not expire."""
 
-MOST_MEMORY_SHARE = 0.8
-"""Share of Redis's ``maxmemory`` above which uploads wait, so that results still fit."""
-
-_POLL_S = 0.25
-_GATE_MAX_AGE_S = 1.0
 _RECORDS_PER_READ = 4096
+_GATE_MAX_AGE_S = 1.0
+_FULL_POLL_S = 0.5
+_TAKE_BACK_S = 2.0
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 class UploadProgress(NamedTuple):
@@ -38,110 +52,39 @@ class UploadProgress(NamedTuple):
 OnUpload = Callable[[UploadProgress], None]
 
 
-class Gate:
-    """Holds uploads back while too many rows wait in their lane or Redis is nearly full. Safe to use from threads."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self._last_free: dict[Lane, float] = {}
-
-    def wait(
-        self,
-        lane: Lane,
-        *,
-        max_outstanding: int,
-        give_up_at: float | None,
-        on_wait: Callable[[str], None],
-        max_age_s: float = 0.0,
-    ) -> None:
-        """Return when there is room.
-
-        Args:
-            lane: Where the rows will wait.
-            max_outstanding: Most rows that may wait there.
-            give_up_at: When to give up, by the monotonic clock; None means never.
-            on_wait: Told the cause, in words, a few times a second.
-            max_age_s: How old an answer of before may be; 0 asks Redis.
-
-        Raises:
-            NotFinishedError: The time is over.
-        """
-        if time.monotonic() - self._last_free.get(lane, -max_age_s - 1) < max_age_s:
-            return
-        while (cause := self._cause(lane, max_outstanding)) is not None:
-            on_wait(cause)
-            if give_up_at is not None and time.monotonic() >= give_up_at:
-                raise NotFinishedError(f"gave up uploading: {cause}")
-            time.sleep(_POLL_S)
-        self._last_free[lane] = time.monotonic()
-
-    def _cause(self, lane: Lane, max_outstanding: int) -> str | None:
-        pressure = self._ledger.pressure(lane)
-        if pressure.backlog_rows > max_outstanding:
-            return (
-                f"{pressure.backlog_rows:,} rows wait in lane {lane}, more than {max_outstanding:,}"
-                " (--max-outstanding); more workers would help"
-            )
-        if pressure.memory_share is not None and pressure.memory_share > MOST_MEMORY_SHARE:
-            share = f"{pressure.memory_share:.0%} of its maxmemory, more than {MOST_MEMORY_SHARE:.0%}"
-            return f"Redis uses {share}; it drains as results expire or jobs are deleted"
-        return None
-
-
-def cut(rows: Iterable[Row], chunk_rows: int) -> Iterator[ChunkUpload]:
-    """Yield the rows as encoded chunks of ``chunk_rows``, the last one shorter."""
-    rows = iter(rows)
-    first_row = FIRST_ROW
-    while piece := list(islice(rows, chunk_rows)):
-        payload = codec.encode_chunk(codec.chunk_from_rows(piece, first_row=first_row))
-        yield ChunkUpload(payload, len(piece), codec.digest(payload))
-        first_row += len(piece)
-
-
-def calls(chunks: Iterable[ChunkUpload]) -> Iterator[list[ChunkUpload]]:
-    """Group chunks into calls of about ``CALL_ROWS`` rows or ``CALL_BYTES`` bytes."""
-    call: list[ChunkUpload] = []
-    rows = size = 0
-    for chunk in chunks:
-        call.append(chunk)
-        rows += chunk.rows
-        size += len(chunk.payload)
-        if rows >= CALL_ROWS or size >= CALL_BYTES:
-            yield call
-            call, rows, size = [], 0, 0
-    if call:
-        yield call
-
-
 class Upload:
     """One job's way into the ledger: ``open -> add_chunks ... -> seal``, or all in one call if it fits.
 
-    An idempotency key may lead to a job that is there already. Then what has arrived is compared by digest, the rest is
-    sent, and the seal checks that nothing is left over.
+    An idempotency key, or an earlier try, may lead to a job that is there already. Then what has arrived is compared by
+    digest, the rest is sent, and the seal checks that nothing is left over. So ``run`` may be called again at any time:
+    after a seal that Redis lost, it sends what is missing.
     """
 
     def __init__(
         self,
         ledger: Ledger,
-        bells: Bells,
         gate: Gate,
         *,
         spec: JobSpec,
+        source: ChunkSource,
         max_outstanding: int,
         give_up_at: float | None,
         on_upload: OnUpload,
     ) -> None:
-        self._ledger = ledger
-        self._bells = bells
+        self._ledger = ledger.until(give_up_at)
         self._gate = gate
         self._spec = spec
+        self._source = source
         self._max_outstanding = max_outstanding
         self._give_up_at = give_up_at
         self._on_upload = on_upload
         self._rows = 0
         self._chunks = 0
+        self._digest = ""
+        self._sent_at = float("-inf")
+        self._ledger_name = ""
 
-    def run(self, rows: Iterable[Row]) -> Opened:
+    def run(self) -> Opened:
         """Send the rows.
 
         Returns:
@@ -149,26 +92,57 @@ class Upload:
 
         Raises:
             ContentConflictError: The idempotency key belongs to other content or options.
+            LimitError: A chunk has too many bytes, or the job too many rows.
             NotFinishedError: The queue stayed full until the time was over.
+            JobDeletedError: Somebody deleted the job meanwhile.
         """
-        batches = calls(cut(rows, self._spec.chunk_rows))
+        for losses in range(1, MOST_LOSSES + 1):
+            try:
+                opened = self._send_all()
+                self._sent_at, self._ledger_name = time.monotonic(), opened.ledger_name
+                return opened
+            except JobDeletedError:
+                raise
+            except (UploadLostError, JobNotFoundError) as exc:
+                if losses == MOST_LOSSES:
+                    raise
+                facts = fields("upload_lost", job_id=self._spec.id, rows=self._rows, error=str(exc))
+                log.warning("Redis lost some of the upload; it is sent again", extra=facts)
+        raise AssertionError("the last loss was raised")
+
+    def is_lost(self) -> bool:
+        """Whether a job that is gone was lost by Redis, and did not expire."""
+        return time.monotonic() - self._sent_at < LOSS_WINDOW_S or self._ledger.name() != self._ledger_name
+
+    def close(self) -> None:
+        """Let go of what was kept to send it again."""
+        self._source.close()
+
+    def _send_all(self) -> Opened:
+        self._rows = self._chunks = 0
+        self._digest = ""
+        batches = calls(self._source)
         start = list(islice(batches, 2))
         if len(start) == 1:
             # A client of many small jobs asks for room now and then: the job itself takes one round trip.
             self._wait_for_room(self._spec.lane, max_age_s=_GATE_MAX_AGE_S)
-            opened = self._ledger.submit(self._spec, start[0])
+            opened = self._when_not_full(lambda: self._ledger.submit(self._spec, start[0]))
             if opened.is_new:
-                self._bells.ring(self._spec.lane)
                 self._on_upload(UploadProgress(sum(chunk.rows for chunk in start[0]), None))
                 return opened
         else:
-            opened = self._ledger.open(self._spec)
+            opened = self._when_not_full(lambda: self._ledger.open(self._spec))
         lane = self._spec.lane if opened.is_new else self._check_same_options(opened)
         digests = self._arrived_digests(opened)
-        for batch in chain(start, batches):
-            self._send(batch, opened, digests, lane)
-        self._ledger.seal(opened.job_id, chunks=self._chunks, rows=self._rows)
-        self._bells.ring(lane)
+        try:
+            for batch in chain(start, batches):
+                self._send(batch, opened, digests, lane)
+        except (UsageError, KeyboardInterrupt, SystemExit):
+            self._take_back(opened)
+            raise
+        self._ledger.seal(opened.job_id, chunks=self._chunks, rows=self._rows, digest=self._digest)
+        # Not after a job of one call: many of them a second would wait for the disk, which is written once a second.
+        self._ledger.sync()
         return opened
 
     def _send(self, batch: list[ChunkUpload], opened: Opened, arrived: Iterator[str], lane: Lane) -> None:
@@ -186,11 +160,29 @@ class Upload:
             if opened.state is not JobState.SUBMITTING:
                 raise self._no_more(opened)
             self._wait_for_room(lane)
-            self._ledger.add_chunks(opened.job_id, start + known, rest)
-            self._bells.ring(lane)
+            self._when_not_full(lambda: self._ledger.add_chunks(opened.job_id, start + known, rest))
         self._chunks += len(batch)
-        self._rows += sum(chunk.rows for chunk in batch)
+        for chunk in batch:
+            self._rows += chunk.rows
+            self._digest = fold_digest(self._digest, chunk.digest)
         self._on_upload(UploadProgress(self._rows, None))
+
+    def _take_back(self, opened: Opened) -> None:
+        """Delete a job that will never be whole and that nobody can go on with."""
+        if opened.is_new and self._spec.idempotency_key is None:
+            with contextlib.suppress(RedisUnavailableError):
+                self._ledger.until(time.monotonic() + _TAKE_BACK_S).delete(opened.job_id)
+
+    def _when_not_full(self, action: Callable[[], T]) -> T:
+        """Do what a full Redis refuses, as soon as it does not."""
+        while True:
+            try:
+                return action()
+            except RedisFullError as exc:
+                self._on_upload(UploadProgress(self._rows, str(exc)))
+                if self._give_up_at is not None and time.monotonic() >= self._give_up_at:
+                    raise NotFinishedError(f"gave up uploading: {exc}") from exc
+                time.sleep(_FULL_POLL_S)
 
     def _wait_for_room(self, lane: Lane, *, max_age_s: float = 0.0) -> None:
         def tell(cause: str) -> None:
@@ -205,11 +197,12 @@ class Upload:
         )
 
     def _check_same_options(self, opened: Opened) -> Lane:
-        """Refuse to go on with a job that was cut or read in another way; return its lane."""
+        """Refuse to go on with a job that was cut, read or to be scored in another way; return its lane."""
         spec = self._spec
         for what, ours, theirs in (
             ("chunk rows", spec.chunk_rows, opened.chunk_rows),
             ("reader options", spec.reader_options, opened.reader_options),
+            ("model version", spec.model_version, opened.asked_version),
         ):
             if ours != theirs:
                 raise ContentConflictError(

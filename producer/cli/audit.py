@@ -31,6 +31,8 @@ def audit(ctx: click.Context, job_id: str, as_json: bool) -> None:
             f"{found.total:,} rows in {found.chunks:,} chunks ({found.state}): {found.scored:,} scored"
             f" + {found.failed:,} failed + {found.cancelled:,} cancelled + {found.pending:,} pending"
         )
+        if found.discarded:
+            click.echo(f"results of {found.discarded:,} chunks were discarded; their rows are counted by their records")
         click.echo("every row is accounted for once" if found.is_clean else "\n".join(found.differences))
     if not found.is_clean:
         raise JobNotCleanError(f"the audit of job {job_id} found {len(found.differences)} differences")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -21,6 +22,7 @@ from scorequeue.errors import UsageError
 @click.option("--output", metavar="FILE", type=click.Path(), help="Write to a file, which appears once it is whole.")
 @click.option("--errors", "only_errors", is_flag=True, help="Only the rows that failed.")
 @click.option("--partial", is_flag=True, help="Take what is there while the job still runs.")
+@click.option("--discard", is_flag=True, help="Let go of the results in Redis once the --output file is on disk.")
 @click.option(
     "--join",
     "joined",
@@ -38,6 +40,7 @@ def results(
     output: str | None,
     only_errors: bool,
     partial: bool,
+    discard: bool,
     joined: tuple[str, ...],
 ) -> None:
     """Write a job's results in input order.
@@ -51,6 +54,8 @@ def results(
 
     if joined and only_errors:
         raise UsageError("expected either --join or --errors, got both")
+    if discard:
+        _check_discard(output, only_errors=only_errors, partial=partial)
     check_output(output, inputs=joined)
     started = start(ctx)
     with started.connect() as client:
@@ -74,6 +79,19 @@ def results(
                 partial=partial,
                 only_errors=only_errors,
             )
+            if discard:
+                chunks = job.discard()
+                started.narrator.note(f"the results are in {output}, and {chunks:,} chunks of them no longer in Redis")
         finally:
             if inputs is not None:
                 inputs.close()
+
+
+def _check_discard(output: str | None, *, only_errors: bool, partial: bool) -> None:
+    """Refuse to let go of results of which no whole copy is on disk."""
+    if only_errors or partial:
+        raise UsageError("expected --discard with all results, got it with --errors or --partial")
+    if output is None or output == "-" or (os.path.exists(output) and not os.path.isfile(output)):
+        raise UsageError(
+            "expected --discard together with --output FILE: what goes to a pipe or a terminal is not known to be kept"
+        )

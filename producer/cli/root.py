@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -14,10 +15,23 @@ import click
 from producer.cli.options import come_back_hint, context_options
 from scorequeue.errors import ExitCode, InternalError, ScorequeueError
 
-_COMMANDS = ("submit", "status", "results", "audit")
+_COMMANDS = {
+    "submit": "submit",
+    "status": "status",
+    "list": "list_jobs",
+    "results": "results",
+    "audit": "audit",
+    "cancel": "cancel",
+    "retry": "retry",
+    "delete": "delete",
+}
+"""Command -> its function, in the module of the command's name; in the order of a job's life."""
 
 _BROKEN_PIPE = 141
 """What a shell reports of a program that ended because its reader did: 128 + SIGPIPE."""
+
+_TERMINATED = 143
+"""What a shell reports of a program that was told to end: 128 + SIGTERM."""
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +47,7 @@ class LazyGroup(click.Group):
         """Import a command."""
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = getattr(import_module(f"producer.cli.{cmd_name}"), cmd_name)
+        command: click.Command = getattr(import_module(f"producer.cli.{cmd_name}"), _COMMANDS[cmd_name])
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -58,6 +72,8 @@ class LazyGroup(click.Group):
         names = {"prog_name": prog_name or "producer", "complete_var": complete_var}
         if not standalone_mode:
             return super().main(args, standalone_mode=False, **names, **extra)
+        # Told to end, it takes back what it began: temporary files, an upload that nobody could go on with.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
         try:
             code = super().main(args, standalone_mode=False, **names, **extra)
         except Exception as exc:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from producer.client import Job
+    from collections.abc import Sequence
+
     from producer.inputs import Inputs
+    from producer.job import Job
     from producer.progress import Narrator
     from scorequeue.jobs import JobStatus
 
@@ -68,6 +70,24 @@ def status_lines(status: JobStatus) -> str:
         facts[name.replace("_", " ")] = at.strftime("%Y-%m-%d %H:%M:%S UTC") if at is not None else None
     width = max(map(len, facts)) + 2
     return "\n".join(f"{name:<{width}}{value}" for name, value in facts.items() if value is not None)
+
+
+def list_lines(jobs: Sequence[JobStatus]) -> str:
+    """Return one aligned line for each job."""
+    rows = [("job", "created", "state", "lane", "done", "failed", "source")]
+    for job in jobs:
+        done = f"{job.total - job.pending:,}/{job.total:,}"
+        made = job.created_at.strftime("%Y-%m-%d %H:%M:%S")
+        rows.append((job.id, made, str(job.state), str(job.lane), done, f"{job.failed:,}", ", ".join(job.source)))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    # Numbers stand on the right of their column, the last column ends where it ends.
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column in (4, 5) else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
 
 
 def print_status(status: JobStatus, *, as_json: bool) -> None:

@@ -23,8 +23,8 @@ from producer.cli.options import (
 from scorequeue.errors import JobNotCleanError, UsageError
 
 if TYPE_CHECKING:
-    from producer.client import Job
     from producer.inputs import Inputs
+    from producer.job import Job
     from producer.readers import ReaderOptions
     from scorequeue.jobs import JobStatus
 

@@ -19,7 +19,7 @@ class GivenTexts(Reader):
         self.name = "--text"
         self.options = options
         self.rules = RowRules(options.max_text_bytes)
-        self._texts = texts
+        self.texts = texts
 
     @property
     def columns(self) -> Sequence[str]:
@@ -40,5 +40,5 @@ class GivenTexts(Reader):
         """Nothing is open."""
 
     def _records(self) -> Iterator[tuple[Row, Record]]:
-        for text in self._texts:
+        for text in self.texts:
             yield self.rules.row(text), [text]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import threading
-from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
+
 from scorequeue import codec
-from scorequeue.codec import ChunkResult
-from scorequeue.jobs import Lane
+from scorequeue.jobs import ErrorCode, Lane, RowError
 from scorequeue.ledger import Ledger
 from scorequeue.records import Commit, LaneRoom, LeasedChunk
 from scorequeue.settings import Settings
+from worker.results import commit_of, good_rows
 
 VERSION = "20261123T101500-1f3c9a"
 LABELS = ("unacceptable", "acceptable")
@@ -24,30 +25,27 @@ def score_of(text: str) -> float:
     return (len(text) % 64) / 64
 
 
-def score_chunk(leased: LeasedChunk) -> Commit:
+FAILS = "fails in the model"
+"""A text with these words fails as the model would fail it, until ``score_waiting`` is told to heal."""
+
+
+def score_chunk(leased: LeasedChunk, *, heal: bool = False) -> Commit:
     """Score a chunk: faulty rows fail, texts over 60 characters count as truncated."""
     chunk = codec.decode_chunk(leased.payload)
-    scores = array("f")
-    for offset, text in enumerate(chunk.texts):
-        share = score_of(text)
-        scores.extend([0.0, 0.0] if offset in chunk.errors else [1 - share, share])
-    truncated = frozenset(offset for offset, text in enumerate(chunk.texts) if len(text) > 60)
-    result = ChunkResult(
-        first_row=chunk.first_row,
-        rows=len(chunk),
+    texts = [chunk.texts[position] for position in good_rows(chunk)]
+    shares = np.array([score_of(text) for text in texts], np.float32)
+    reason = RowError(ErrorCode.SCORING_FAILED, "the model could not score this row (RuntimeError)")
+    return commit_of(
+        leased,
+        chunk,
         labels=LABELS,
-        scores=scores,
-        model_version=leased.model_version,
-        ids=chunk.ids,
-        truncated=truncated,
-        errors=chunk.errors,
-        origins={offset: codec.origin(chunk.runs, offset) for offset in chunk.errors},
+        scores=np.stack([1 - shares, shares], axis=1) if texts else None,
+        truncated=np.array([len(text) > 60 for text in texts]) if texts else None,
+        failed={} if heal else {at: reason for at, text in enumerate(texts) if FAILS in text},
     )
-    failed = len(chunk.errors)
-    return Commit(leased.lease, len(chunk) - failed, failed, len(truncated), codec.encode_result(result))
 
 
-def score_waiting(ledger: Ledger, *, most_chunks: int = 1_000_000) -> int:
+def score_waiting(ledger: Ledger, *, most_chunks: int = 1_000_000, heal: bool = False) -> int:
     """Score what waits, up to ``most_chunks``; return how many chunks that was."""
     done = 0
     while done < most_chunks:
@@ -60,7 +58,7 @@ def score_waiting(ledger: Ledger, *, most_chunks: int = 1_000_000) -> int:
                 break
         else:
             return done
-        ledger.commit([score_chunk(leased) for leased in claim.chunks])
+        ledger.commit([score_chunk(leased, heal=heal) for leased in claim.chunks])
         done += len(claim.chunks)
     return done
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-import producer.upload
+import producer.chunks
+import producer.gate
 from producer import Client
 from producer.inputs import Inputs
 from producer.readers import ReaderOptions
@@ -225,7 +226,7 @@ def test_other_reader_options_under_the_same_key_are_refused(client, tmp_path):
 
 def test_an_upload_that_broke_off_goes_on_where_it_stopped(client, ledger, monkeypatch):
     """Promise 7: a producer that died in mid-upload is run again with the same key."""
-    monkeypatch.setattr(producer.upload, "CALL_ROWS", 50)
+    monkeypatch.setattr(producer.chunks, "CALL_ROWS", 50)
     rows = sentences(1000)
 
     def until_it_dies():
@@ -246,7 +247,7 @@ def test_an_upload_that_broke_off_goes_on_where_it_stopped(client, ledger, monke
 
 
 def test_an_upload_that_broke_off_refuses_other_rows(client, monkeypatch):
-    monkeypatch.setattr(producer.upload, "CALL_ROWS", 50)
+    monkeypatch.setattr(producer.chunks, "CALL_ROWS", 50)
 
     def until_it_dies():
         yield from sentences(430)
@@ -271,8 +272,8 @@ def _counted(method, sent: list[int]):
 
 
 def test_an_upload_waits_while_the_lane_is_full_and_says_why(client, ledger, monkeypatch):
-    monkeypatch.setattr(producer.upload, "CALL_ROWS", 50)
-    monkeypatch.setattr(producer.upload, "_POLL_S", 0.01)
+    monkeypatch.setattr(producer.chunks, "CALL_ROWS", 50)
+    monkeypatch.setattr(producer.gate, "_POLL_S", 0.01)
     causes: list[str] = []
     most_waiting = 0
 
@@ -291,7 +292,7 @@ def test_an_upload_waits_while_the_lane_is_full_and_says_why(client, ledger, mon
 
 
 def test_an_upload_gives_up_at_its_time_out(client, monkeypatch):
-    monkeypatch.setattr(producer.upload, "CALL_ROWS", 50)
+    monkeypatch.setattr(producer.chunks, "CALL_ROWS", 50)
 
     with pytest.raises(NotFinishedError, match=r"gave up uploading: .* rows wait in lane bulk"):
         client.submit(sentences(1000), max_outstanding=100, timeout_s=0.3)

@@ -1,0 +1,221 @@
+"""One job as Python sees it: where it is, its end, its results, and what may be done to it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from producer.downloads import ResultReader
+from producer.recount import Audit, recount
+from scorequeue.codec import ChunkResult
+from scorequeue.errors import (
+    JobDeletedError,
+    JobNotFoundError,
+    NotFinishedError,
+    ProtocolTooNewError,
+    RedisRefusedError,
+    RedisUnavailableError,
+    UploadLostError,
+)
+from scorequeue.jobs import JobState, JobStatus, RowResult
+from scorequeue.ledger import Ledger
+from scorequeue.logs import fields
+
+if TYPE_CHECKING:
+    from producer.upload import Upload
+
+_LOOK_EVERY_S = 1.0
+"""A waiting client asks for the status this often even if no news of the job's end came."""
+
+_WATCH_EVERY_S = 0.25
+
+log = logging.getLogger(__name__)
+
+
+class Job:
+    """A job in the ledger. Every method asks anew, except that a job that has ended stays ended.
+
+    Args:
+        ledger: Where it is.
+        job_id: Its id.
+        page_rows: Rows of results that are read in one round trip.
+        upload: What sent it, if it can send it again.
+        is_sent: Whether it is known to have been sent whole.
+    """
+
+    def __init__(
+        self, ledger: Ledger, job_id: str, *, page_rows: int, upload: Upload | None = None, is_sent: bool = False
+    ) -> None:
+        self.id = job_id
+        self._ledger = ledger
+        self._page_rows = page_rows
+        self._upload = upload
+        self._is_sent = is_sent or upload is not None
+        self._ended: JobStatus | None = None
+
+    def __repr__(self) -> str:
+        return f"Job({self.id!r})"
+
+    def status(self) -> JobStatus:
+        """Say where the job is.
+
+        Raises:
+            JobNotFoundError: No such job, or its results have expired.
+        """
+        return self._status(self._ledger)
+
+    def wait(
+        self, timeout_s: float | None = None, *, on_status: Callable[[JobStatus], None] | None = None
+    ) -> JobStatus:
+        """Return the status once the job has ended.
+
+        A job of files that Redis has lost, wholly or at its end, is sent again as long as this waits for it.
+
+        Args:
+            timeout_s: Seconds to wait at most; None waits for ever.
+            on_status: Told the status a few times a second.
+
+        Raises:
+            NotFinishedError: The time is over; the job goes on.
+            JobNotFoundError: No such job (any more).
+            UploadLostError: Redis lost the end of its upload, and it cannot be sent again from here.
+        """
+        give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
+        look_every_s = _LOOK_EVERY_S if on_status is None else _WATCH_EVERY_S
+        while True:
+            status = self._status_or_resend(give_up_at)
+            if on_status is not None:
+                on_status(status)
+            if status.state.is_final:
+                return status
+            if give_up_at is not None and time.monotonic() >= give_up_at:
+                raise NotFinishedError(
+                    f"job {self.id} is {status.state} after {timeout_s:,.1f} s with {status.pending:,} rows pending"
+                    f" and {status.live_workers} live workers; it goes on"
+                )
+            left_s = look_every_s if give_up_at is None else min(look_every_s, give_up_at - time.monotonic())
+            if left_s > 0:
+                self._wait_for_news(left_s)
+
+    def results(self, *, partial: bool = False) -> Iterator[RowResult]:
+        """Yield what became of each row, in input order; rows that were cancelled have no result.
+
+        Args:
+            partial: Whether to take what is there while the job still runs.
+
+        Raises:
+            NotFinishedError: The job has not ended.
+            JobNotFoundError: No such job, or its results have expired.
+        """
+        return chain.from_iterable(self.result_chunks(partial=partial))
+
+    def result_chunks(self, *, partial: bool = False) -> Iterator[ChunkResult]:
+        """Yield results as columns, a chunk at a time, in input order: the fast way. Raises what ``results`` raises."""
+        return self.reader(partial=partial).chunks()
+
+    def reader(self, *, partial: bool = False) -> ResultReader:
+        """Return what reads this job's chunks and their results. Raises what ``results`` raises."""
+        status = self._ended or self.status()
+        if not status.state.is_final and not partial:
+            raise NotFinishedError(
+                f"job {self.id} is {status.state} with {status.pending:,} rows pending; wait for it, or take what is"
+                " there (--partial)"
+            )
+        if status.state.is_final and self._ledger.is_discarded(self.id):
+            raise JobNotFoundError(f"results of job {self.id} were discarded when they were downloaded")
+        return ResultReader(self._ledger, status, page_rows=self._page_rows)
+
+    def cancel(self) -> JobStatus:
+        """End the job early: what is done stays, the rest counts as cancelled. One that has ended stays as it is.
+
+        Raises:
+            JobNotFoundError: No such job.
+        """
+        self._ledger.cancel(self.id)
+        return self.status()
+
+    def retry(self) -> int:
+        """Have rows scored again that failed while they were scored; faulty input is not tried again.
+
+        Returns:
+            How many rows; 0 when none can be tried again.
+
+        Raises:
+            NotFinishedError: The job has not ended.
+            UsageError: It did not end as ``completed``.
+            JobNotFoundError: No such job, or its results were discarded.
+        """
+        self._ended = None
+        return self._ledger.retry(self.id)
+
+    def discard(self) -> int:
+        """Let go of the results in Redis. Returns how many chunks had some.
+
+        Raises:
+            NotFinishedError: The job has not ended.
+            JobNotFoundError: No such job.
+        """
+        return self._ledger.discard(self.id)
+
+    def delete(self) -> bool:
+        """Take the job and its results away. Returns whether it was there; False when it was deleted a while ago.
+
+        Raises:
+            JobNotFoundError: No such job.
+        """
+        self._ended = None
+        return self._ledger.delete(self.id)
+
+    def audit(self) -> Audit:
+        """Count the job's rows again, from its chunk records and its decoded results, and compare with its counters.
+
+        Raises:
+            JobNotFoundError: No such job, or its results have expired.
+        """
+        return recount(self._ledger, self.id, page_rows=self._page_rows)
+
+    def _status(self, ledger: Ledger) -> JobStatus:
+        status = ledger.status(self.id)
+        self._ended = status if status.state.is_final else None
+        return status
+
+    def _status_or_resend(self, give_up_at: float | None) -> JobStatus:
+        """Return the status of a job that is whole; send it again if it is not."""
+        try:
+            try:
+                status = self._status(self._ledger.until(give_up_at))
+                is_lost = self._is_sent and status.state is JobState.SUBMITTING
+            except JobDeletedError:
+                raise
+            except JobNotFoundError:
+                if self._upload is None or not self._upload.is_lost():
+                    raise
+                is_lost = True
+            if is_lost and self._upload is not None:
+                facts = fields("job_lost", job_id=self.id)
+                log.warning("Redis lost the job, or the end of it; it is sent again", extra=facts)
+                self._upload.run()
+                status = self._status(self._ledger.until(give_up_at))
+            elif is_lost:
+                raise UploadLostError(
+                    f"Redis lost the end of the upload of job {self.id} (it has {status.total:,} rows); submit it again"
+                )
+            return status
+        except (RedisRefusedError, ProtocolTooNewError, UploadLostError):
+            raise
+        except RedisUnavailableError as exc:
+            if give_up_at is not None and time.monotonic() >= give_up_at - _LOOK_EVERY_S:
+                raise NotFinishedError(f"gave up waiting for job {self.id}: {exc}") from exc
+            raise
+
+    def _wait_for_news(self, timeout_s: float) -> None:
+        try:
+            self._ledger.wait_for_change(self.id, timeout_s)
+        except RedisRefusedError:
+            raise
+        except RedisUnavailableError:
+            # Redis may be restarting: the status that is asked for next has the patience.
+            return

@@ -1,0 +1,340 @@
+"""What may be done to a job after it was submitted: list, cancel, retry, discard, delete, through the real command."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from producer import Client
+from producer.cli.root import _TERMINATED
+from scorequeue.errors import ExitCode, JobNotFoundError
+from scorequeue.jobs import ErrorCode, JobState
+from scorequeue.ledger import Ledger
+from scorequeue.settings import Settings
+from tests.integration.scoring import FAILS, score_of, score_waiting
+from tests.processes import until
+from tests.shell import Shell
+
+MIXED = f"a good one\n{FAILS}, first\n\nanother good one\n{FAILS}, second\n"
+
+
+@pytest.fixture
+def settings(redis_url: str, namespace: str) -> Settings:
+    return Settings(redis_url=redis_url, namespace=namespace, chunk_rows=2)
+
+
+@pytest.fixture
+def sh(tmp_path: Path, settings: Settings) -> Shell:
+    return Shell(tmp_path, settings)
+
+
+@pytest.fixture
+def ledger(settings: Settings) -> Iterator[Ledger]:
+    ledger = Ledger.connect(settings)
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture
+def client(settings: Settings) -> Iterator[Client]:
+    with Client(settings=settings) as client:
+        yield client
+
+
+def status(sh: Shell, job_id: str) -> dict[str, object]:
+    found: dict[str, object] = json.loads(sh("status", job_id, "--json").stdout)
+    return found
+
+
+def counts(sh: Shell, job_id: str) -> tuple[object, ...]:
+    found = status(sh, job_id)
+    return tuple(found[name] for name in ("scored", "failed", "cancelled", "pending"))
+
+
+# --- list ---
+
+
+def test_jobs_are_listed_newest_first_and_by_state(sh: Shell, ledger: Ledger) -> None:
+    old = sh("submit", "--text", "a").stdout.strip()
+    score_waiting(ledger)
+    new = sh("submit", "--text", "b").stdout.strip()
+
+    everything = [json.loads(line) for line in sh("list", "--json").stdout.splitlines()]
+    waiting = sh("list", "--state", "queued", "--state", "running").stdout.splitlines()
+
+    assert [job["id"] for job in everything] == [new, old]
+    assert everything[1] == status(sh, old)
+    assert [line.split()[0] for line in waiting] == ["job", new]
+    assert len(sh("list", "--limit", "1", "--json").stdout.splitlines()) == 1
+
+
+def test_an_empty_list_is_said(sh: Shell) -> None:
+    done = sh("list")
+
+    assert (done.stdout, done.stderr) == ("", "no jobs\n")
+
+
+# --- cancel ---
+
+
+def test_cancel_keeps_what_is_done_and_counts_the_rest(sh: Shell, ledger: Ledger) -> None:
+    job_id = sh("submit", "--chunk-rows", "2", *(part for text in "abcdef" for part in ("--text", text))).stdout.strip()
+    score_waiting(ledger, most_chunks=1)
+
+    done = sh("cancel", job_id)
+
+    assert "2 rows scored, 0 failed, 4 cancelled" in done.stderr
+    assert status(sh, job_id)["state"] == "cancelled"
+    assert counts(sh, job_id) == (2, 0, 4, 0)
+    assert [json.loads(line)["row"] for line in sh("results", job_id).stdout.splitlines()] == [1, 2]
+    assert "every row is accounted for once" in sh("audit", job_id).stdout
+    assert score_waiting(ledger) == 0
+
+
+def test_cancel_of_an_ended_job_changes_nothing(sh: Shell, ledger: Ledger) -> None:
+    job_id = sh("submit", "--text", "a").stdout.strip()
+    score_waiting(ledger)
+
+    assert json.loads(sh("cancel", job_id, "--json").stdout)["state"] == "completed"
+
+
+# --- retry ---
+
+
+def test_retry_scores_what_failed_in_the_model_and_nothing_else(sh: Shell, ledger: Ledger) -> None:
+    sh.write("in.txt", MIXED)
+    job_id = sh("submit", "in.txt", "--chunk-rows", "2").stdout.strip()
+    score_waiting(ledger)
+    before = {row["row"]: row for row in map(json.loads, sh("results", job_id).stdout.splitlines())}
+    assert counts(sh, job_id) == (2, 3, 0, 0)
+
+    assert "2 rows" in sh("retry", job_id).stderr
+    between = counts(sh, job_id)
+    assert "every row is accounted for once" in sh("audit", job_id).stdout
+    score_waiting(ledger, heal=True)
+
+    after = {row["row"]: row for row in map(json.loads, sh("results", job_id).stdout.splitlines())}
+    assert between == (2, 1, 0, 2)
+    assert counts(sh, job_id) == (4, 1, 0, 0)
+    expected = [score_of(f"{FAILS}, {which}") for which in ("first", "second")]
+    assert [after[row]["scores"]["acceptable"] for row in (2, 5)] == expected
+    assert after[2]["model_version"] == before[1]["model_version"]
+    assert after[3]["error"]["code"] == ErrorCode.EMPTY_TEXT
+    assert {row: after[row] for row in (1, 3, 4)} == {row: before[row] for row in (1, 3, 4)}
+    assert "every row is accounted for once" in sh("audit", job_id).stdout
+    assert json.loads(sh("retry", job_id, "--json").stdout)["retried"] == 0
+
+
+def test_a_row_may_fail_again_and_be_tried_again(sh: Shell, ledger: Ledger) -> None:
+    sh.write("in.txt", MIXED)
+    job_id = sh("submit", "in.txt", "--chunk-rows", "2").stdout.strip()
+    score_waiting(ledger)
+
+    for _ in range(2):
+        sh("retry", job_id)
+        score_waiting(ledger)
+        assert counts(sh, job_id) == (2, 3, 0, 0)
+        assert "every row is accounted for once" in sh("audit", job_id).stdout
+    sh("retry", job_id)
+    score_waiting(ledger, heal=True)
+
+    assert counts(sh, job_id) == (4, 1, 0, 0)
+
+
+def test_cancelled_retry_leaves_rows_failed_as_they_were(sh: Shell, ledger: Ledger) -> None:
+    """Their results still say why they failed: they must not count as cancelled, which have none."""
+    sh.write("in.txt", MIXED)
+    job_id = sh("submit", "in.txt", "--chunk-rows", "2").stdout.strip()
+    score_waiting(ledger)
+    sh("retry", job_id)
+    score_waiting(ledger, most_chunks=1, heal=True)
+
+    sh("cancel", job_id)
+
+    assert counts(sh, job_id) == (3, 2, 0, 0)
+    assert "every row is accounted for once" in sh("audit", job_id).stdout
+
+
+def test_results_of_a_retried_job_do_not_expire_meanwhile(sh: Shell, ledger: Ledger, redis_url: str) -> None:
+    sh.write("in.txt", MIXED)
+    job_id = sh("submit", "in.txt", "--ttl", "1h").stdout.strip()
+    score_waiting(ledger)
+    keys = [
+        ledger.keys.job(job_id),
+        ledger.keys.chunks(job_id),
+        ledger.keys.results(job_id),
+        ledger.keys.inputs(job_id),
+    ]
+    with redis.Redis.from_url(redis_url) as raw:
+        assert all(raw.ttl(key) > 0 for key in keys)
+
+        sh("retry", job_id)
+
+        assert [raw.ttl(key) for key in keys] == [-1] * 4
+
+
+@pytest.mark.parametrize(("end", "code"), [("cancel", ExitCode.USAGE), (None, ExitCode.NOT_FINISHED)])
+def test_only_a_completed_job_is_retried(sh: Shell, end: str | None, code: ExitCode) -> None:
+    job_id = sh("submit", "--text", "a").stdout.strip()
+    if end is not None:
+        sh(end, job_id)
+
+    sh.error("retry", job_id, code=code)
+
+
+# --- discard ---
+
+
+def test_discard_empties_redis_once_the_file_is_written(sh: Shell, ledger: Ledger, redis_url: str) -> None:
+    sh.write("in.txt", MIXED)
+    job_id = sh("submit", "in.txt", "--chunk-rows", "2").stdout.strip()
+    score_waiting(ledger)
+
+    sh("results", job_id, "--discard", "--output", "out.jsonl")
+
+    assert len((sh.folder / "out.jsonl").read_text().splitlines()) == 5
+    with redis.Redis.from_url(redis_url) as raw:
+        assert raw.exists(ledger.keys.results(job_id), ledger.keys.inputs(job_id)) == 0
+    audit = sh("audit", job_id).stdout
+    assert "results of 3 chunks were discarded" in audit
+    assert "every row is accounted for once" in audit
+    assert counts(sh, job_id) == (2, 3, 0, 0)
+    assert "discarded" in sh.error("results", job_id, code=ExitCode.NO_SUCH_JOB)
+    assert "discarded" in sh.error("retry", job_id, code=ExitCode.NO_SUCH_JOB)
+
+
+def test_discard_after_a_cancel_is_audited_too(sh: Shell, ledger: Ledger) -> None:
+    job_id = sh("submit", "--chunk-rows", "1", "--text", "a", "--text", "b", "--text", "c").stdout.strip()
+    score_waiting(ledger, most_chunks=2)
+    sh("cancel", job_id)
+
+    sh("results", job_id, "--discard", "--output", "out.jsonl")
+
+    audit = json.loads(sh("audit", job_id, "--json").stdout)
+    assert (audit["scored"], audit["cancelled"], audit["discarded"], audit["is_clean"]) == (2, 1, 2, True)
+
+
+@pytest.mark.parametrize(
+    "args", [[], ["--output", "-"], ["--output", "o.csv", "--errors"], ["--output", "o.csv", "--partial"]]
+)
+def test_discard_without_a_whole_copy_on_disk_is_refused(sh: Shell, ledger: Ledger, args: list[str]) -> None:
+    job_id = sh("submit", "--text", "a").stdout.strip()
+    score_waiting(ledger)
+
+    sh.error("results", job_id, "--discard", *args, code=ExitCode.USAGE)
+
+    assert len(sh("results", job_id).stdout.splitlines()) == 1
+
+
+# --- delete ---
+
+
+def test_delete_leaves_nothing_behind(sh: Shell, ledger: Ledger, redis_url: str) -> None:
+    waiting = sh("submit", "--text", "a", "--idempotency-key", "k").stdout.strip()
+    ended = sh("submit", "--text", "b").stdout.strip()
+    score_waiting(ledger, most_chunks=1)
+
+    for job_id in (waiting, ended):
+        sh("delete", job_id)
+
+    with redis.Redis.from_url(redis_url) as raw:
+        found = raw.keys(f"{ledger.keys.prefix}*")
+        assert [key for key in found if waiting.encode() in key or ended.encode() in key or b":key:" in key] == []
+    assert sh("list").stdout == ""
+    assert "deleted" in sh.error("status", ended, code=ExitCode.NO_SUCH_JOB)
+    assert "already deleted" in sh("delete", ended).stderr
+    assert score_waiting(ledger) == 0
+    assert sh("submit", "--text", "a", "--idempotency-key", "k").stdout.strip() != waiting
+
+
+def test_an_upload_does_not_bring_a_deleted_job_back(client: Client, settings: Settings) -> None:
+    def rows() -> Iterator[str]:
+        for number in range(40_000):
+            if number == 30_000:  # in mid-upload, as if from another terminal
+                (job,) = client.jobs()
+                client.job(job.id).delete()
+            yield f"sentence {number}"
+
+    with pytest.raises(JobNotFoundError, match="deleted"):
+        client.submit(rows())
+
+    assert client.jobs() == []
+
+
+@pytest.mark.parametrize("command", ["cancel", "retry", "delete"])
+def test_a_job_that_is_not_there_is_exit_5(sh: Shell, command: str) -> None:
+    sh.error(command, "0" * 32, code=ExitCode.NO_SUCH_JOB)
+
+
+# --- an upload that ends early ---
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, ExitCode.INTERRUPTED), (signal.SIGTERM, _TERMINATED)])
+def test_an_upload_that_is_told_to_end_leaves_no_job_and_no_file(
+    sh: Shell, client: Client, tmp_path: Path, signum: signal.Signals, code: int
+) -> None:
+    """Nobody could go on with it: it has no key, and what was on standard input is gone."""
+    (tmp_path / "spool").mkdir()
+    reader, writer = os.pipe()
+    process = subprocess.Popen(
+        sh.command("submit", "--wait", "--join", "--chunk-rows", "2"),
+        stdin=reader,
+        stdout=subprocess.DEVNULL,
+        env=sh.env | {"TMPDIR": str(tmp_path / "spool")},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    os.close(reader)
+    os.write(writer, b"one\n" * 4)
+    until(lambda: any((tmp_path / "spool").iterdir()), what="a spool")
+
+    process.send_signal(signum)
+
+    assert process.wait(20) == code
+    os.close(writer)
+    assert list((tmp_path / "spool").iterdir()) == []
+    assert client.jobs() == []
+
+
+def test_an_interrupted_upload_without_a_key_is_taken_back(client: Client) -> None:
+    def rows() -> Iterator[str]:
+        for number in range(40_000):
+            if number == 30_000:
+                raise KeyboardInterrupt
+            yield f"sentence {number}"
+
+    with pytest.raises(KeyboardInterrupt):
+        client.submit(rows())
+    assert client.jobs() == []
+    with pytest.raises(KeyboardInterrupt):
+        client.submit(rows(), idempotency_key="k")
+
+    (left,) = client.jobs()
+    assert left.state is JobState.SUBMITTING
+
+
+def test_waiting_for_a_job_of_files_sends_it_again_when_redis_has_lost_it(
+    sh: Shell, client: Client, ledger: Ledger, redis_url: str
+) -> None:
+    """Power loss may take a job that was acknowledged in the last second: a producer that waits still has it."""
+    sh.write("in.txt", "one\ntwo\nthree\n")
+    command = sh.command("submit", "in.txt", "--wait", "--format", "jsonl")
+    process = subprocess.Popen(command, cwd=sh.folder, env=sh.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    until(lambda: bool(client.jobs()), what="a submitted job")
+    (job,) = client.jobs()
+
+    with redis.Redis.from_url(redis_url) as raw:
+        raw.delete(*raw.keys(f"{ledger.keys.prefix}*"))  # all that this ledger knows
+    until(lambda: [found.id for found in client.jobs()] == [job.id], what="the job being there again")
+    score_waiting(ledger)
+    out, err = process.communicate(timeout=30)
+
+    assert process.returncode == 0, err
+    assert [json.loads(line)["row"] for line in out.splitlines()] == [1, 2, 3]
+    assert b"sent again" in err
