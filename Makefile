@@ -47,7 +47,7 @@ lint: $(VENV)/.dev ## style, formatting, import rules
 types: $(VENV)/.dev ## strict types
 	@$(BIN)/mypy
 
-faults: $(VENV)/.dev ## kill real processes, count the rows
+faults: $(VENV)/.dev ## kill real processes, count the rows, print a table
 	@$(BIN)/python -m pytest -m faults
 
 bench: $(VENV)/.dev ## speed, as ratios in one run

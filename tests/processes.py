@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -40,11 +40,25 @@ class WorkerProcess:
 
     Args:
         log: File that takes its stderr, for the message of a failed test.
+        module: What is run; another one than ``worker`` may break something first.
+        variables: Further environment variables.
+        ledger_url: Where to look for the worker in the ledger, if it goes there by another way.
         settings: ``SCOREQUEUE_`` settings by their short names: redis_url, namespace, registry, backend...
     """
 
-    def __init__(self, log: Path, **settings: Any) -> None:
+    def __init__(
+        self,
+        log: Path,
+        *,
+        module: str = "worker",
+        variables: Mapping[str, str] | None = None,
+        ledger_url: str | None = None,
+        **settings: Any,
+    ) -> None:
         self.log = log
+        self.module = module
+        self.variables = dict(variables or {})
+        self.ledger_url = ledger_url or settings["redis_url"]
         self.settings = settings
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -56,16 +70,44 @@ class WorkerProcess:
 
     def start(self) -> Self:
         """Start it, and wait until the ledger lists it as live."""
+        self.launch()
+        return self.wait_until_ready()
+
+    def launch(self) -> None:
+        """Start it, and do not wait."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "worker", "start"], env=environment(**self.settings), stdout=log, stderr=log
+                [sys.executable, "-m", self.module, "start"],
+                env=environment(**self.settings) | self.variables,
+                stdout=log,
+                stderr=log,
             )
+
+    def wait_until_ready(self) -> Self:
+        """Wait until the ledger lists it as live."""
         until(self._is_listed, timeout_s=READY_TIMEOUT_S, what=f"a ready worker ({self.log})")
         return self
 
     def kill(self) -> None:
         """SIGKILL: no chance to tidy up."""
         self._end(signal.SIGKILL)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    def worker_id(self) -> str:
+        """What the ledger calls it."""
+        return str(next(worker["id"] for worker in self._listed() if worker.get("pid") == self.pid))
+
+    def pause(self) -> None:
+        """SIGSTOP: it lives, and does nothing."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        os.kill(self.pid, signal.SIGCONT)
 
     def terminate(self, timeout_s: float = 40.0) -> int:
         """SIGTERM, as a supervisor would. Returns the exit status."""
@@ -90,10 +132,12 @@ class WorkerProcess:
     def _is_listed(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, f"the worker ended at once:\n{self.log.read_text()}"
-        shared = {name: self.settings[name] for name in ("redis_url", "namespace")}
-        ledger = Ledger.connect(Settings(**shared))
+        return any(worker.get("pid") == self._process.pid for worker in self._listed())
+
+    def _listed(self) -> list[dict[str, Any]]:
+        ledger = Ledger.connect(Settings(redis_url=self.ledger_url, namespace=self.settings["namespace"]))
         try:
-            return any(worker.get("pid") == self._process.pid for worker in ledger.workers())
+            return ledger.workers()
         finally:
             ledger.close()
 

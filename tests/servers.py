@@ -65,6 +65,21 @@ class RedisServer:
         """End it without a chance to tidy up."""
         self._end(signal.SIGKILL)
 
+    def pause(self) -> None:
+        """SIGSTOP: connections stay, and nothing is answered."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    @property
+    def append_only_file(self) -> Path:
+        """Where its history is."""
+        return self.folder / "appendonly.aof"
+
     def __enter__(self) -> Self:
         self.start()
         return self

@@ -1,0 +1,324 @@
+"""Workers are killed, stopped and drained: promises 1, 2, 3 and 5 of docs/reliability.md."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+
+import pytest
+
+from producer import Job
+from scorequeue.errors import ExitCode
+from scorequeue.jobs import ErrorCode, JobState
+from scorequeue.ledger import Ledger
+from scorequeue.records import Commit, LaneRoom
+from tests.faults.faulty_worker import HANGING, KILLER, POISON, TOKEN_KILLER
+from tests.faults.stage import REAL_LEASE_S, RECOVERY_S, Stage, check_rows, recovery, sentences, settle, until_scored
+from tests.processes import until
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+
+
+def test_30_kills_of_three_workers_at_random_moments(stage: Stage) -> None:
+    """Promises 1, 2 and 3: with the real lease, every row once, and each worker's work taken up again in time."""
+    stage.lease_s = REAL_LEASE_S
+    moments = random.Random(20261124)
+    texts = sentences(50_000)
+    workers = [stage.start_worker(rows_per_s=900) for _ in range(3)]
+    job = stage.client.submit(texts)
+    until_scored(job)
+
+    lost: dict[str, float] = {}
+    slowest_s = 0.0
+
+    def look() -> None:
+        nonlocal slowest_s
+        for worker_id in [worker_id for worker_id in lost if stage.held_by(worker_id) == 0]:
+            slowest_s = max(slowest_s, time.monotonic() - lost.pop(worker_id))
+
+    for _ in range(30):
+        victim = moments.choice(workers)
+        worker_id = victim.worker_id()
+        pause_ends = time.monotonic() + moments.uniform(0.0, 0.7)
+        until(lambda ends=pause_ends: time.monotonic() >= ends, what="the next moment")
+        stage.kill(victim)
+        lost[worker_id] = time.monotonic()
+        victim.start()
+        look()
+    until(lambda: look() is None and not lost, timeout_s=60, what="all lost work being taken up again")
+
+    settle(stage, job, texts, timeout_s=150)
+    stage.account.recovered_s = slowest_s
+    assert slowest_s <= RECOVERY_S
+    assert stage.account.failed == 0
+
+
+def test_plain_kill_with_another_worker_alive(stage: Stage) -> None:
+    """Promise 3 with the real lease; and one death makes nothing suspect."""
+    stage.lease_s = REAL_LEASE_S
+    texts = sentences(20_000)
+    victim, _ = (stage.start_worker(rows_per_s=1_500) for _ in range(2))
+    job = stage.client.submit(texts)
+    worker_id = victim.worker_id()
+    until(lambda: stage.held_by(worker_id) > 0, what="a victim that holds work")
+
+    stage.kill(victim)
+    with recovery(stage):
+        until(lambda: stage.held_by(worker_id) == 0, timeout_s=60, what="its work being taken up again")
+
+    settle(stage, job, texts)
+    assert stage.account.recovered_s is not None
+    assert stage.account.recovered_s <= RECOVERY_S
+    assert stage.meta("expired") > 0
+    assert stage.meta("suspected") == 0
+
+
+def test_plain_kill_of_the_only_worker(stage: Stage) -> None:
+    """Promise 3: within 20 s of a worker being back, though it comes back late."""
+    stage.lease_s = REAL_LEASE_S
+    texts = sentences(20_000)
+    victim = stage.start_worker(rows_per_s=2_000)
+    job = stage.client.submit(texts)
+    until_scored(job)
+    worker_id = victim.worker_id()
+
+    stage.kill(victim)
+    away_until = time.monotonic() + 10
+    until(lambda: time.monotonic() > away_until, what="a while without a worker")
+    victim.start()
+    with recovery(stage):
+        until(lambda: stage.held_by(worker_id) == 0, timeout_s=60, what="its work being taken up again")
+
+    settle(stage, job, texts)
+    assert stage.account.recovered_s is not None
+    assert stage.account.recovered_s <= RECOVERY_S
+    assert stage.meta("suspected") == 0
+
+
+def test_stopped_worker_comes_back_as_a_zombie(stage: Stage) -> None:
+    """Promise 2: SIGSTOP past the lease and SIGCONT; what it then commits is refused."""
+    texts = sentences(12_000)
+    zombie = stage.start_worker(rows_per_s=1_000)
+    job = stage.client.submit(texts)
+    until_scored(job)
+    worker_id = zombie.worker_id()
+
+    zombie.pause()
+    stage.start_worker(rows_per_s=4_000)
+    with recovery(stage):
+        until(lambda: stage.held_by(worker_id) == 0, what="the heir having it all")
+    zombie.resume()
+
+    settle(stage, job, texts)
+    until(lambda: "action=lease_lost" in stage.log_of(zombie) or "why=lost" in stage.log_of(zombie), what="a refusal")
+    assert zombie.is_running
+
+
+def test_two_workers_after_the_same_chunk(stage: Stage) -> None:
+    """Promise 2: a chunk that was claimed twice counts with the running lease only."""
+    texts = sentences(64)
+    job = stage.client.submit(texts, lane="bulk", chunk_rows=64)
+    other = Ledger.connect(stage.settings.model_copy(update={"lease_s": 0.5}))
+    (first,) = other.claim("other", [LaneRoom(job.status().lane, 100, 1)], versions=["v"], default_version="v").chunks
+    # Its job is pinned to a version that no worker has; the right one is as good for this test.
+    stage.redis().hset(stage.ledger.keys.job(job.id), "model_version", _current(stage))
+    worker = stage.start_worker()
+
+    settle(stage, job, texts)
+
+    assert other.release([first.lease]) == 0
+    assert other.renew("other", {}, [], [first.lease]).lost == {first.lease}
+    other.close()
+    assert worker.is_running
+
+
+def test_poison_row(stage: Stage) -> None:
+    """Promise 5: it ends as a failed row with a reason; its neighbours are scored, and no worker is lost."""
+    texts = sentences(5_000)
+    texts[1_234] = texts[4_321] = POISON
+    worker = stage.start_worker()
+
+    job = stage.client.submit(texts)
+
+    settle(stage, job, texts, failed=[1_234, 4_321])
+    assert _codes(job) == {ErrorCode.SCORING_FAILED: 2}
+    assert worker.is_running
+
+
+@pytest.mark.parametrize("row", [KILLER, TOKEN_KILLER], ids=["on_the_device", "in_the_tokenizer"])
+def test_killer_row(stage: Stage, row: str) -> None:
+    """Promise 5: a row that kills its worker costs no neighbour, and is not run for ever."""
+    texts = sentences(2_000)
+    texts[777] = row
+    workers = [stage.start_worker(rows_per_s=20_000) for _ in range(2)]
+
+    job = stage.client.submit(texts)
+    with recovery(stage):
+        while not job.status().state.is_final:
+            for worker in [worker for worker in workers if not worker.is_running]:  # the supervisor
+                stage.account.kills += 1
+                worker.start()
+            time.sleep(0.05)
+
+    settle(stage, job, texts, failed=[777])
+    assert _codes(job) == {ErrorCode.WORKER_LOST: 1}
+
+
+def test_hanging_row(stage: Stage) -> None:
+    """A device that never answers is noticed; the worker ends for its supervisor, and the row is found out."""
+    texts = sentences(300)
+    texts[200] = HANGING
+    worker = stage.start_worker(rows_per_s=20_000, hasty=2)
+
+    job = stage.client.submit(texts)
+    with recovery(stage):
+        while not job.status().state.is_final:
+            if not worker.is_running:
+                assert worker.wait() == ExitCode.UNEXPECTED
+                stage.account.kills += 1
+                worker.start()
+            time.sleep(0.05)
+
+    settle(stage, job, texts, failed=[200])
+    assert _codes(job) == {ErrorCode.WORKER_LOST: 1}
+    assert "action=stuck" in stage.log_of(worker)
+    assert "Thread" in stage.log_of(worker), "the stacks are in the log"
+
+
+def test_express_rows_pass_a_suspect_chunk(stage: Stage) -> None:
+    """A suspect chunk takes long; a lone sentence does not wait for its end, and a death then is not its fault."""
+    texts = sentences(600)
+    job = stage.client.submit(texts, chunk_rows=600)
+    worker = stage.start_worker(rows_per_s=100)
+    for deaths in (1, 2):
+        until(lambda: stage.held_by(worker.worker_id()) > 0, what="a worker that holds the chunk")
+        stage.kill(worker)
+        worker.start()
+        until(lambda deaths=deaths: stage.meta("expired") == deaths, what="a death")
+    until(lambda: "action=suspect " in stage.log_of(worker), what="a suspect chunk")
+
+    lone = stage.client.submit(["Is this in time?"])
+    lone.wait(timeout_s=30)
+
+    assert job.status().pending == 600, "the suspect chunk was over before the lone sentence was scored"
+    check_rows(stage, lone, ["Is this in time?"])
+    settle(stage, job, texts)
+
+
+def test_sick_device(stage: Stage) -> None:
+    """Nothing is counted as failed: the work goes back, and the worker ends for its supervisor to act."""
+    sick = stage.folder / "sick"
+    texts = sentences(10_000)
+    worker = stage.start_worker(rows_per_s=3_000, sick=sick)
+    job = stage.client.submit(texts)
+    until_scored(job)
+
+    sick.touch()
+    status = worker.wait()
+
+    assert status == ExitCode.UNEXPECTED
+    assert "action=device_sick" in stage.log_of(worker)
+    assert job.status().failed == 0
+    with recovery(stage):
+        scored = job.status().scored
+        stage.start_worker()
+        until_scored(job, scored + 1)
+    settle(stage, job, texts)
+    assert stage.meta("expired") == 0, "what goes back is no death"
+
+
+def test_rolling_restart_under_load(stage: Stage) -> None:
+    """Drain: SIGTERM to one worker after the other; each exits with 0, and nothing has to run out."""
+    texts = sentences(20_000)
+    workers = [stage.start_worker(rows_per_s=1_500) for _ in range(2)]
+    job = stage.client.submit(texts)
+    until_scored(job)
+
+    for worker in workers:
+        assert worker.terminate() == ExitCode.DONE
+        worker.start()
+
+    settle(stage, job, texts)
+    assert stage.meta("expired") == 0
+
+
+def test_second_signal_ends_a_worker_at_once(stage: Stage) -> None:
+    """A batch that takes long is not waited for; what is held goes back all the same."""
+    texts = sentences(200)
+    worker = stage.start_worker(rows_per_s=5)
+    job = stage.client.submit(texts, lane="bulk", chunk_rows=200)
+    worker_id = worker.worker_id()
+    until(lambda: stage.held_by(worker_id) > 0, what="a worker that holds work")
+
+    began = time.monotonic()
+    for _ in range(2):
+        os.kill(worker.pid, signal.SIGTERM)
+        until(lambda: "action=drain " in stage.log_of(worker), what="a worker that drains")
+    status = worker.wait(15)
+
+    assert status == ExitCode.UNEXPECTED
+    assert time.monotonic() - began < 10
+    assert stage.held_by(worker_id) == 0
+    assert stage.meta("expired") == 0
+    stage.start_worker()
+    settle(stage, job, texts)
+
+
+def test_retry_against_a_zombie(stage: Stage) -> None:
+    """A late commit from before a retry must not stand for it."""
+    texts = [*sentences(3), POISON]
+    job = stage.client.submit(texts, lane="bulk")
+    zombie_ledger = Ledger.connect(stage.settings.model_copy(update={"lease_s": 0.5}))
+    lanes = [LaneRoom(job.status().lane, 100, 1)]
+    version = _current(stage)
+    (zombie,) = zombie_ledger.claim("zombie", lanes, versions=[version], default_version=version).chunks
+    stage.start_worker()
+    job.wait(timeout_s=30)
+    assert job.status().failed == 1
+
+    assert job.retry() == 1
+    outcome = zombie_ledger.commit([Commit(zombie.lease, 4, 0, 0, b"late")])
+    settle(stage, job, texts, failed=[3])
+
+    assert outcome == ["lost"]
+    zombie_ledger.close()
+
+
+def test_cancel_under_load(stage: Stage) -> None:
+    """What is done stays, the rest counts as cancelled; late commits are refused and create nothing."""
+    texts = sentences(20_000)
+    worker = stage.start_worker(rows_per_s=3_000)
+    job = stage.client.submit(texts)
+    until_scored(job, 1_000)
+
+    cancelled = job.cancel()
+
+    assert cancelled.state is JobState.CANCELLED
+    lone = stage.client.submit(["Still there?"])
+    lone.wait(timeout_s=30)
+    until(lambda: stage.held_by(worker.worker_id()) == 0, what="the worker having let go")
+    check_rows(stage, job, texts, cancelled=True)
+    assert "level=error" not in stage.log_of(worker)
+
+
+def test_deadline_under_load(stage: Stage) -> None:
+    texts = sentences(20_000)
+    stage.start_worker(rows_per_s=2_000)
+
+    job = stage.client.submit(texts, deadline_s=3)
+    status = job.wait(timeout_s=30)
+
+    assert status.state is JobState.EXPIRED
+    assert status.scored > 0
+    check_rows(stage, job, texts, cancelled=True)
+
+
+def _current(stage: Stage) -> str:
+    return (stage.registry / "current").read_text().strip()
+
+
+def _codes(job: Job) -> Counter[ErrorCode]:
+    return Counter(row.error.code for row in job.results() if row.error is not None)
