@@ -51,15 +51,16 @@ for version, why in pairs(request.refused) do
   end
 end
 
--- The work that has waited longest for something that this worker has not ready.
+-- The work that has waited longest for something that this worker has not ready; what it could not load comes last.
 local waits = redis.call('ZRANGE', WAITS, 0, 9, 'WITHSCORES')
 for i = 1, #waits, 2 do
   if not ready[waits[i]] then
     if redis.call('EXISTS', unpack(places_of(waits[i]))) == 0 then
       redis.call('ZREM', WAITS, waits[i])
     elseif not string.find(waits[i], '@') then -- bytes of a format that we cannot read are no version to load
-      reply = {waits[i], now - waits[i + 1]}
-      break
+      local is_refused = request.refused[waits[i]] ~= nil
+      if reply[1] == '' or not is_refused then reply = {waits[i], now - waits[i + 1]} end
+      if not is_refused then break end
     end
   end
 end

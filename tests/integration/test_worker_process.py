@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +22,7 @@ from scorequeue.ledger import Ledger
 from scorequeue.queue import make_app
 from scorequeue.records import ChunkUpload
 from scorequeue.settings import Settings
-from tests.processes import WorkerProcess, until
+from tests.processes import WorkerProcess, environment, until
 from tests.servers import RedisServer
 from tests.tiny import publish_tiny
 
@@ -127,3 +130,41 @@ def test_worker_leaves_at_a_bell_of_a_newer_protocol(worker: WorkerProcess, serv
     assert worker.wait() == ExitCode.REDIS
     assert "action=too_old" in worker.log.read_text()
     app.close()
+
+
+def test_job_for_a_version_that_is_not_there_fails(worker: WorkerProcess, server: RedisServer) -> None:
+    """Half a minute until it is tried, ten minutes until it is given up; other jobs go on meanwhile."""
+    with Client(server.url, "n") as client, redis.Redis.from_url(server.url) as raw:
+        lost = client.submit(["The cat sat."], model_version="20200101T000000-aaaaaa")
+        raw.zincrby("{n}:waits", -31_000, "20200101T000000-aaaaaa")
+        until(lambda: "action=version_failed" in worker.log.read_text(), what="a worker that tried")
+        client.submit(["The cat sat."]).wait(timeout_s=30)
+        assert lost.status().state is JobState.QUEUED
+
+        until(lambda: bool(raw.hincrby("{n}:meta", "refused:20200101T000000-aaaaaa", -601_000)), what="ten minutes")
+        status = lost.wait(timeout_s=30)
+
+    assert (status.state, status.cancelled) == (JobState.FAILED, 1)
+    assert "20200101T000000-aaaaaa" in str(status.error)
+
+
+def test_worker_that_is_told_to_stop_while_it_starts_takes_its_redis_along(tmp_path: Path) -> None:
+    """A service manager may be in a hurry; an embedded server that nobody owns would stay."""
+    publish_tiny(tmp_path / "registry")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "worker", "start", "--local", "--registry", str(tmp_path / "registry")],
+        cwd=tmp_path,
+        env=environment() | {"PYTHONPATH": str(Path.cwd())},
+        stderr=subprocess.PIPE,
+    )
+    note = tmp_path / ".scorequeue" / "local.json"
+    until(note.exists, what="an embedded Redis")
+    pid = json.loads(note.read_text())["pid"]
+
+    process.terminate()
+
+    assert process.wait(30) == ExitCode.DONE
+    assert process.stderr is not None
+    assert b"Traceback" not in process.stderr.read()
+    process.stderr.close()
+    assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2]

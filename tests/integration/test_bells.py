@@ -1,0 +1,93 @@
+"""The bell that scripts write is the message that Celery itself would send, and enough of them are enough."""
+
+from __future__ import annotations
+
+import base64
+import json
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from scorequeue.bells import ENOUGH_BELLS, SCORE_TASK
+from scorequeue.codec import Chunk, digest, encode_chunk
+from scorequeue.jobs import JobSpec, Lane
+from scorequeue.keys import PROTOCOL
+from scorequeue.ledger import Ledger
+from scorequeue.queue import make_app
+from scorequeue.records import ChunkUpload
+from scorequeue.settings import Settings
+
+OWN = {("headers", "id"), ("headers", "root_id"), ("properties", "correlation_id"), ("properties", "delivery_tag")}
+"""What each message has of its own."""
+
+SENDER = {("headers", "origin"), ("headers", "lang"), ("properties", "reply_to")}
+"""What says who sent it; nobody answers a bell."""
+
+
+@pytest.fixture
+def settings(redis_url: str, namespace: str) -> Settings:
+    return Settings(redis_url=redis_url, namespace=namespace)
+
+
+@pytest.fixture
+def ledger(settings: Settings) -> Iterator[Ledger]:
+    ledger = Ledger.connect(settings)
+    yield ledger
+    ledger.close()
+
+
+def submit(ledger: Ledger, lane: Lane) -> None:
+    payload = encode_chunk(Chunk(first_row=1, texts=["a"]))
+    spec = JobSpec(id=uuid.uuid4().hex, lane=lane, chunk_rows=1, ttl_s=60)
+    ledger.submit(spec, [ChunkUpload(payload, 1, digest(payload))])
+
+
+def facts(message: bytes) -> dict[tuple[str, str], Any]:
+    """What a message says. Nothing and an empty value are the same to whoever reads it."""
+    whole = json.loads(message)
+    found = {("", name): value for name, value in whole.items() if name not in ("headers", "properties", "body")}
+    found["", "body"] = json.loads(base64.b64decode(whole["body"]))
+    for part in ("headers", "properties"):
+        found |= {(part, name): value for name, value in whole[part].items() if (part, name) not in SENDER}
+    return {name: value for name, value in found.items() if value not in (None, "", {}, 0)}
+
+
+@pytest.mark.parametrize("lane", list(Lane))
+def test_bell_is_what_celery_would_send(ledger: Ledger, settings: Settings, redis_url: str, lane: Lane) -> None:
+    """Written by us, it must not drift from what Celery's own consumer expects."""
+    app = make_app(settings)
+    with redis.Redis.from_url(redis_url) as raw:
+        submit(ledger, lane)
+        app.send_task(
+            *(SCORE_TASK, (lane.value,), {"protocol": PROTOCOL}),
+            **{"queue": lane.value, "ignore_result": True, "argsrepr": "", "kwargsrepr": ""},
+        )
+        theirs, ours = map(facts, raw.lrange(ledger.keys.bells(lane), 0, -1))
+
+    assert set(ours) == set(theirs)
+    assert {name for name in ours if ours[name] != theirs[name]} == OWN
+    assert len({ours[name] for name in OWN}) == 1
+    app.pool.force_close_all()
+    app.close()
+
+
+def test_each_bell_has_an_id_of_its_own(ledger: Ledger, redis_url: str) -> None:
+    """Monitors tell tasks apart by it."""
+    for _ in range(3):
+        submit(ledger, Lane.BULK)
+
+    with redis.Redis.from_url(redis_url) as raw:
+        ids = {facts(message)["headers", "id"] for message in raw.lrange(ledger.keys.bells(Lane.BULK), 0, -1)}
+
+    assert len(ids) == 3
+
+
+def test_bells_that_nobody_hears_do_not_pile_up(ledger: Ledger) -> None:
+    for _ in range(3 * ENOUGH_BELLS):
+        submit(ledger, Lane.EXPRESS)
+
+    assert ledger.bells(Lane.EXPRESS) == ENOUGH_BELLS
+    assert ledger.bells(Lane.BULK) == 0

@@ -1,0 +1,361 @@
+"""Rules of the ledger that one verb alone does not show: suspects, versions, the term, what a late call may do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from producer.client import new_job_id
+from scorequeue.codec import Chunk, digest, encode_chunk
+from scorequeue.errors import JobDeletedError, ProtocolTooNewError, RedisRefusedError
+from scorequeue.jobs import JobSpec, JobState, Lane
+from scorequeue.keys import PROTOCOL, Keys
+from scorequeue.ledger import Ledger, new_token
+from scorequeue.records import ChunkUpload, Claim, Commit, LaneRoom, Lease
+from scorequeue.settings import Settings
+
+EVERYTHING = [LaneRoom(Lane.EXPRESS, 100_000, 1_000), LaneRoom(Lane.BULK, 100_000, 1_000)]
+LONG_AGO_MS = 1
+
+
+@pytest.fixture
+def ledger(redis_url: str, namespace: str) -> Iterator[Ledger]:
+    ledger = Ledger.connect(Settings(redis_url=redis_url, namespace=namespace))
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture
+def raw(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+def submit(ledger: Ledger, chunks: int, *, rows: int = 2, **more: object) -> str:
+    spec = JobSpec.model_validate({"id": new_job_id(), "lane": Lane.BULK, "chunk_rows": rows, "ttl_s": 60, **more})
+    made = []
+    for index in range(chunks):
+        payload = encode_chunk(Chunk(first_row=1 + index * rows, texts=[f"row {index}"] * rows))
+        made.append(ChunkUpload(payload, rows, digest(payload)))
+    return ledger.submit(spec, made).job_id
+
+
+def claim(ledger: Ledger, *, worker: str = "w1", versions: tuple[str, ...] = ("v1",), **more: object) -> Claim:
+    lanes = more.pop("lanes", EVERYTHING)
+    return ledger.claim(worker, lanes, versions=versions, default_version=versions[0], **more)  # type: ignore[arg-type]
+
+
+def die(ledger: Ledger, raw: redis.Redis, *leases: Lease) -> None:
+    """Let leases run out, and have it noticed."""
+    raw.zadd(f"{ledger.keys.prefix}leases", {f"{lease.job_id}:{lease.chunk}": LONG_AGO_MS for lease in leases}, xx=True)
+    ledger.sweep()
+
+
+def make_suspects(ledger: Ledger, raw: redis.Redis) -> None:
+    """Have everything that waits die with its worker twice."""
+    for _ in range(2):
+        die(ledger, raw, *(chunk.lease for chunk in claim(ledger).chunks))
+
+
+# --- suspects ---
+
+
+def test_chunk_is_suspect_after_two_deaths_and_not_after_one(ledger: Ledger, raw: redis.Redis) -> None:
+    submit(ledger, 1)
+    (first,) = claim(ledger).chunks
+    die(ledger, raw, first.lease)
+    (second,) = claim(ledger, suspects=0).chunks
+    die(ledger, raw, second.lease)
+
+    nothing = claim(ledger, suspects=0).chunks
+    (third,) = claim(ledger, suspects=1).chunks
+
+    assert [chunk.is_suspect for chunk in (first, second, third)] == [False, False, True]
+    assert nothing == []
+
+
+def test_suspects_are_handed_out_one_by_one_beside_other_work(ledger: Ledger, raw: redis.Redis) -> None:
+    submit(ledger, 3)
+    make_suspects(ledger, raw)
+    submit(ledger, 2)
+
+    first = claim(ledger).chunks
+    second = claim(ledger, worker="w2").chunks
+
+    assert [chunk.is_suspect for chunk in first] == [True, False, False]
+    assert [chunk.is_suspect for chunk in second] == [True]
+
+
+def test_noted_row_takes_the_blame_and_other_chunks_do_not(ledger: Ledger, raw: redis.Redis) -> None:
+    submit(ledger, 2)
+    make_suspects(ledger, raw)
+    guilty, innocent = claim(ledger, suspects=2).chunks
+    assert ledger.note("w1", guilty.lease, 1)
+
+    die(ledger, raw, guilty.lease, innocent.lease)
+    again = {chunk.lease.chunk: chunk for chunk in claim(ledger, suspects=2).chunks}
+
+    assert (again[guilty.lease.chunk].deaths, again[guilty.lease.chunk].row_deaths) == (3, {1: 1})
+    assert (again[innocent.lease.chunk].deaths, again[innocent.lease.chunk].row_deaths) == (2, {})
+
+
+def test_note_needs_the_running_lease(ledger: Ledger, raw: redis.Redis) -> None:
+    """A zombie must not run a row of a chunk that is somebody else's, nor write over what that one noted."""
+    submit(ledger, 1)
+    (zombie,) = claim(ledger, worker="zombie").chunks
+    die(ledger, raw, zombie.lease)
+    (heir,) = claim(ledger, worker="heir").chunks
+
+    assert not ledger.note("zombie", zombie.lease, 0)
+    assert ledger.note("heir", heir.lease, 0)
+    assert raw.hgetall(f"{ledger.keys.prefix}noted") == {b"heir": f"{heir.lease.job_id}:{heir.lease.chunk} 0".encode()}
+
+
+def test_release_of_a_suspect_counts_no_death(ledger: Ledger, raw: redis.Redis) -> None:
+    submit(ledger, 1)
+    make_suspects(ledger, raw)
+    (suspect,) = claim(ledger).chunks
+    ledger.note("w1", suspect.lease, 0)
+
+    ledger.release([suspect.lease])
+    ledger.depart("w1", list(Lane))
+    (again,) = claim(ledger).chunks
+
+    assert (again.deaths, again.row_deaths) == (2, {})
+    assert raw.hlen(f"{ledger.keys.prefix}noted") == 0
+
+
+# --- versions ---
+
+
+def test_work_that_nobody_here_can_do_hides_nothing(ledger: Ledger) -> None:
+    """Many chunks of another version that came back, and many jobs of it, must not be in the way."""
+    submit(ledger, 300, model_version="v9")
+    other = ledger.claim("w9", [LaneRoom(Lane.BULK, 100_000, 1_000)], versions=["v9"], default_version="v9").chunks
+    ledger.release([chunk.lease for chunk in other])
+    for _ in range(50):
+        submit(ledger, 1, model_version="v9")
+    mine = submit(ledger, 1)
+
+    found = claim(ledger, lanes=[LaneRoom(Lane.BULK, 100, 1)])
+
+    assert len(other) == 300
+    assert [chunk.lease.job_id for chunk in found.chunks] == [mine]
+    assert found.waiting_version == "v9"
+
+
+def test_version_that_has_waited_longest_is_named(ledger: Ledger, raw: redis.Redis) -> None:
+    for version, waited_s in (("v2", 10), ("v3", 50), ("v4", 30)):
+        submit(ledger, 1, model_version=version)
+        seconds, _ = raw.time()
+        raw.zadd(f"{ledger.keys.prefix}waits", {version: (seconds - waited_s) * 1000}, xx=True)
+
+    found = claim(ledger, versions=("v1",))
+    then = claim(ledger, versions=("v3",), worker="w3")
+    after = claim(ledger, versions=("v1",))
+
+    assert (found.chunks, found.waiting_version) == ([], "v3")
+    assert 49 <= found.waited_s <= 60
+    assert [chunk.model_version for chunk in then.chunks] == ["v3"]
+    assert after.waiting_version == "v4"
+
+
+def test_version_that_could_not_be_loaded_is_named_last(ledger: Ledger, raw: redis.Redis) -> None:
+    """A version that was never there must not keep one that is there from being loaded."""
+    for version, waited_s in (("v2", 50), ("v3", 40)):
+        submit(ledger, 1, model_version=version)
+        seconds, _ = raw.time()
+        raw.zadd(f"{ledger.keys.prefix}waits", {version: (seconds - waited_s) * 1000}, xx=True)
+
+    assert claim(ledger, refused={"v2": "no such version"}).waiting_version == "v3"
+    assert claim(ledger, refused={"v2": "no such version", "v3": "damaged"}).waiting_version == "v2"
+
+
+def test_job_whose_version_nobody_can_load_fails_after_ten_minutes(ledger: Ledger, raw: redis.Redis) -> None:
+    """It must not wait for ever for a version that was never there, or is damaged."""
+    job = submit(ledger, 2, model_version="v9")
+    busy = submit(ledger, 1)
+    refused = {"v9": "no such version"}
+    claim(ledger, refused=refused)
+    assert ledger.status(job).state is JobState.QUEUED
+
+    raw.hincrby(ledger.keys.meta, "refused:v9", -601_000)
+    claim(ledger, refused=refused)
+
+    failed = ledger.status(job)
+    assert (failed.state, failed.cancelled, failed.pending) == (JobState.FAILED, 4, 0)
+    assert failed.error == "workers could not load version v9: no such version"
+    assert ledger.status(busy).state is JobState.RUNNING
+
+
+def test_version_that_some_worker_has_is_not_given_up(ledger: Ledger, raw: redis.Redis) -> None:
+    """One host may lack a folder that another one has."""
+    job = submit(ledger, 2, model_version="v9")
+    claim(ledger, refused={"v9": "no such version"})
+    raw.hincrby(ledger.keys.meta, "refused:v9", -601_000)
+    ledger.claim("w9", [], versions=["v9"], default_version="v9")
+
+    claim(ledger, refused={"v9": "no such version"})
+
+    assert ledger.status(job).state is JobState.QUEUED
+
+
+def test_jobs_of_two_versions_take_turns(ledger: Ledger) -> None:
+    """Fairness is between jobs, whichever version they need."""
+    jobs = [submit(ledger, 3, model_version=version) for version in ("v1", "v2")] + [submit(ledger, 3)]
+
+    order = [chunk.lease.job_id for chunk in claim(ledger, versions=("v1", "v2")).chunks]
+
+    assert order == jobs * 3
+
+
+def test_bytes_of_a_newer_format_are_no_version_to_load(ledger: Ledger) -> None:
+    submit(ledger, 1, format=7)
+
+    found = claim(ledger)
+
+    assert (found.chunks, found.waiting_version) == ([], None)
+
+
+# --- the term ---
+
+
+def test_short_lease_of_a_client_cuts_nobody_elses(ledger: Ledger, redis_url: str, namespace: str) -> None:
+    """A status asked for with another setting used to cut the leases of workers, which then lost their work."""
+    slow = Ledger.connect(Settings(redis_url=redis_url, namespace=namespace, lease_s=60))
+    hasty = Ledger.connect(Settings(redis_url=redis_url, namespace=namespace, lease_s=0.5))
+    slow.renew("slow", {}, [Lane.BULK], [], is_first=True)
+    job = submit(slow, 1)
+    (chunk,) = slow.claim("slow", EVERYTHING, versions=["v1"], default_version="v1").chunks
+
+    hasty.status(job)
+    hasty.sweep()
+    hasty.renew("hasty", {}, [Lane.BULK], [], is_first=True)
+    time.sleep(0.7)
+    hasty.sweep()
+
+    assert slow.commit([Commit(chunk.lease, 2, 0, 0, b"results")]) == ["done"]
+    assert {worker["id"] for worker in hasty.workers()} == {"slow", "hasty"}
+    slow.close()
+    hasty.close()
+
+
+def test_worker_that_comes_alone_sets_the_term(
+    ledger: Ledger, redis_url: str, namespace: str, raw: redis.Redis
+) -> None:
+    hasty = Ledger.connect(Settings(redis_url=redis_url, namespace=namespace, lease_s=2))
+    ledger.renew("old", {}, [Lane.BULK], [], is_first=True)
+    hasty.renew("beside", {}, [Lane.BULK], [], is_first=True)
+    beside = raw.hget(ledger.keys.meta, "lease_ms")
+    for worker in ("old", "beside"):
+        ledger.depart(worker, list(Lane))
+
+    hasty.renew("alone", {}, [Lane.BULK], [], is_first=True)
+
+    assert (beside, raw.hget(ledger.keys.meta, "lease_ms")) == (b"15000", b"2000")
+    hasty.close()
+
+
+# --- late calls ---
+
+
+def test_claim_that_comes_after_it_was_given_up_leases_nothing(ledger: Ledger) -> None:
+    submit(ledger, 1)
+    token = new_token()
+
+    assert ledger.void([token]) == 0
+    assert claim(ledger, token=token).chunks == []
+    assert len(claim(ledger).chunks) == 1
+
+
+def test_claim_that_was_executed_goes_back_when_it_is_given_up(ledger: Ledger) -> None:
+    submit(ledger, 3)
+    token = new_token()
+    lost = claim(ledger, token=token).chunks
+
+    released = ledger.void([token])
+    again = claim(ledger).chunks
+
+    assert released == 3
+    assert {chunk.lease.chunk for chunk in again} == {chunk.lease.chunk for chunk in lost}
+    assert {chunk.deaths for chunk in again} == {0}
+
+
+def test_deleted_job_is_known_as_deleted(ledger: Ledger) -> None:
+    job = submit(ledger, 1)
+    (chunk,) = claim(ledger).chunks
+    ledger.delete(job)
+
+    with pytest.raises(JobDeletedError, match="was deleted"):
+        ledger.status(job)
+    with pytest.raises(JobDeletedError):
+        ledger.open(JobSpec(id=job, lane=Lane.BULK, chunk_rows=2, ttl_s=60))
+    assert ledger.commit([Commit(chunk.lease, 2, 0, 0, b"late")]) == ["gone"]
+    assert ledger.renew("w1", {}, [Lane.BULK], [chunk.lease]).lost == {chunk.lease}
+
+
+# --- protocol, names, lists ---
+
+
+@pytest.mark.parametrize(
+    ("protocol", "error"), [(PROTOCOL + 1, ProtocolTooNewError), (PROTOCOL - 1, RedisRefusedError)]
+)
+def test_every_verb_refuses_another_protocol(
+    ledger: Ledger, raw: redis.Redis, protocol: int, error: type[Exception]
+) -> None:
+    """A program that is running when the namespace is taken over must not go on as if nothing had happened."""
+    job = submit(ledger, 1)
+    (chunk,) = claim(ledger).chunks
+    raw.hset(Keys(ledger.keys.namespace).meta, "protocol", protocol)
+
+    for verb in (
+        lambda: claim(ledger),
+        lambda: ledger.renew("w1", {}, [Lane.BULK], [chunk.lease]),
+        lambda: ledger.commit([Commit(chunk.lease, 2, 0, 0, b"results")]),
+        lambda: ledger.release([chunk.lease]),
+        lambda: ledger.note("w1", chunk.lease, 0),
+        lambda: ledger.status(job),
+        lambda: ledger.cancel(job),
+        lambda: ledger.delete(job),
+        lambda: submit(ledger, 1),
+    ):
+        with pytest.raises(error, match=f"expected protocol {PROTOCOL}"):
+            verb()
+    assert int(raw.hget(ledger.keys.job(job), "scored") or -1) == 0
+
+
+def test_ledger_has_another_name_after_it_was_emptied(ledger: Ledger, raw: redis.Redis) -> None:
+    submit(ledger, 1)
+    before = ledger.renew("w1", {}, [Lane.BULK], []).ledger_name
+    same = ledger.renew("w1", {}, [Lane.BULK], []).ledger_name
+
+    raw.delete(*raw.keys(f"{ledger.keys.prefix}*"))
+    after = ledger.renew("w1", {}, [Lane.BULK], []).ledger_name
+
+    assert before == same
+    assert before != after
+
+
+def test_expired_jobs_leave_the_list(ledger: Ledger, raw: redis.Redis) -> None:
+    kept, expired = submit(ledger, 1), submit(ledger, 1)
+    raw.delete(*raw.keys(f"{ledger.keys.job(expired)}*"))  # as Redis does when their time is over
+    raw.zadd(f"{ledger.keys.prefix}endings", {expired: LONG_AGO_MS})
+
+    listed = [status.id for status in ledger.jobs()]
+    ledger.sweep()
+
+    assert listed == [kept]
+    assert raw.zrange(ledger.keys.jobs, 0, -1) == [kept.encode()]
+
+
+def test_list_goes_on_behind_a_page_of_other_states(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scorequeue.inquiries.LIST_PAGE", 3)
+    jobs = sorted(submit(ledger, 1) for _ in range(8))  # ids sort by time, but for those of the same millisecond
+    for job in jobs[2:]:
+        ledger.cancel(job)
+
+    assert [status.id for status in ledger.jobs(states=[JobState.QUEUED])] == [jobs[1], jobs[0]]
+    assert [status.id for status in ledger.jobs(limit=4)] == jobs[:3:-1]

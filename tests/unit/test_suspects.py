@@ -1,0 +1,213 @@
+"""Suspect chunks: row by row, each one noted before it runs, nothing beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
+
+import numpy as np
+import pytest
+
+from scorequeue.jobs import ErrorCode, Lane
+from tests.unit.test_scorer import POISON, WAIT_S, Faulty, Harness, sentences
+from worker.backends import Encodings
+from worker.backends.fake import FakeTokenizer
+from worker.loading import LoadedModel
+from worker.models import make_fake_model
+from worker.suspects import SuspectChunk
+
+UNREADABLE = "the tokenizer panics"
+
+
+class Panicking(FakeTokenizer):
+    """A tokenizer that fails as a Rust panic does: not with an Exception."""
+
+    def encode(self, texts: Sequence[str]) -> Encodings:
+        if UNREADABLE in texts:
+            raise BaseException("panicked at src/lib.rs")
+        return super().encode(texts)
+
+
+class Notebook:
+    """Notes in memory, with what was on the device when each was written."""
+
+    def __init__(self, device: Faulty) -> None:
+        self.device = device
+        self.lines: list[tuple[Hashable, int] | None] = []
+        self.batches_before: list[int] = []
+        self.refuses: Callable[[int], bool] = lambda _: False
+
+    def write(self, key: Hashable, row: int) -> bool:
+        if self.refuses(row):
+            return False
+        self.lines.append((key, row))
+        self.batches_before.append(len(self.device.batches))
+        return True
+
+    def clear(self) -> None:
+        self.lines.append(None)
+        self.batches_before.append(len(self.device.batches))
+
+
+@pytest.fixture
+def device() -> Faulty:
+    return Faulty()
+
+
+@pytest.fixture
+def notebook(device: Faulty) -> Notebook:
+    return Notebook(device)
+
+
+@pytest.fixture
+def harness(device: Faulty, notebook: Notebook) -> Iterator[Harness]:
+    model = dataclasses.replace(make_fake_model(), backend=device, tokenizer=Panicking())
+    harness = Harness(model, notes=notebook)
+    yield harness
+    device.gate.set()
+    harness.scorer.drain(WAIT_S)
+
+
+def suspect(
+    harness: Harness, texts: list[str], *, key: Hashable = "suspect", row_deaths: dict[int, int] | None = None
+) -> SuspectChunk:
+    return SuspectChunk(
+        key,
+        lane=Lane.BULK,
+        model=harness.model,
+        texts=texts,
+        rows=[10 + position for position in range(len(texts))],
+        row_deaths=row_deaths or {},
+        on_done=harness._note_done,
+    )
+
+
+def scores_of(model: LoadedModel, texts: list[str]) -> object:
+    return make_fake_model().score_now(texts)
+
+
+def test_rows_run_alone_and_each_is_noted_before(harness: Harness, device: Faulty, notebook: Notebook) -> None:
+    texts = sentences(5)
+
+    harness.scorer.submit_suspect(suspect(harness, texts))
+    done = harness.wait(1)["suspect"]
+
+    assert [batch.rows for batch in device.batches] == [1] * 5
+    assert notebook.lines == [("suspect", 10 + row) for row in range(5)]
+    assert notebook.batches_before == [0, 1, 2, 3, 4]
+    np.testing.assert_array_equal(done.scores, scores_of(harness.model, texts))
+    assert done.failed == {}
+
+
+def test_row_that_was_noted_in_two_deaths_is_not_run_again(harness: Harness, device: Faulty) -> None:
+    texts = sentences(4)
+
+    harness.scorer.submit_suspect(suspect(harness, texts, row_deaths={12: 2, 11: 1}))
+    done = harness.wait(1)["suspect"]
+
+    assert {row: error.code for row, error in done.failed.items()} == {2: ErrorCode.WORKER_LOST}
+    assert len(device.batches) == 3
+    assert np.isnan(done.scores[2]).all()
+    np.testing.assert_array_equal(done.scores[[0, 1, 3]], scores_of(harness.model, [texts[row] for row in (0, 1, 3)]))
+
+
+def test_chunk_of_guilty_rows_alone_is_whole_at_once(harness: Harness, device: Faulty) -> None:
+    harness.scorer.submit_suspect(suspect(harness, ["a"], row_deaths={10: 2}))
+
+    assert set(harness.wait(1)["suspect"].failed) == {0}
+    assert device.batches == []
+
+
+def test_row_that_raises_or_cannot_be_read_fails_alone(harness: Harness) -> None:
+    texts = [*sentences(2), POISON, UNREADABLE, *sentences(2, start=2)]
+
+    harness.scorer.submit_suspect(suspect(harness, texts))
+    done = harness.wait(1)["suspect"]
+
+    assert {row: error.code for row, error in done.failed.items()} == dict.fromkeys((2, 3), ErrorCode.SCORING_FAILED)
+    assert harness.sick == []
+
+
+def test_express_runs_between_two_rows_with_none_noted(harness: Harness, device: Faulty, notebook: Notebook) -> None:
+    """A lone sentence does not wait for the chunk's end; should the worker die with it, no row is blamed for that."""
+    device.gate.clear()
+    harness.scorer.submit_suspect(suspect(harness, sentences(6)))
+    assert device.entered.acquire(timeout=WAIT_S)
+    harness.submit("lone", ["Is this held back?"], lane=Lane.EXPRESS)
+    device.gate.set()
+    harness.wait(2)
+
+    assert harness.done[0].key == "lone"
+    at = notebook.lines.index(None)
+    assert notebook.lines[:at] == [("suspect", 10)]
+    express = device.batches[notebook.batches_before[at]]
+    assert express.input_ids[0, 0] == harness.model.encode(["Is this held back?"]).token_ids[0]
+
+
+def test_express_does_not_keep_a_suspect_chunk_waiting_for_ever(harness: Harness, device: Faulty) -> None:
+    device.gate.clear()
+    for number in range(40):  # of different versions, so that each is a batch
+        model = dataclasses.replace(harness.model, version=str(number))
+        harness.submit(number, ["express"], lane=Lane.EXPRESS, model=model)
+    harness.scorer.submit_suspect(suspect(harness, sentences(3)))
+    device.gate.set()
+    harness.wait(41)
+
+    assert [done.key for done in harness.done].index("suspect") < 20
+
+
+def test_bulk_waits_until_the_chunk_is_done(harness: Harness, device: Faulty, notebook: Notebook) -> None:
+    device.gate.clear()
+    harness.submit("first", sentences(3))
+    assert device.entered.acquire(timeout=WAIT_S)
+    harness.scorer.submit_suspect(suspect(harness, sentences(3)))
+    harness.submit("bulk", sentences(50))
+    device.gate.set()
+    harness.wait(3)
+
+    assert [done.key for done in harness.done] == ["first", "suspect", "bulk"]
+    assert notebook.lines[-1] is None, "no row is noted while bulk runs"
+
+
+def test_chunk_whose_lease_is_lost_is_dropped(harness: Harness, notebook: Notebook) -> None:
+    notebook.refuses = lambda row: row == 12
+    harness.scorer.submit_suspect(suspect(harness, sentences(5), key="lost"))
+    harness.submit("other", sentences(3))
+    harness.wait(1)
+
+    assert [done.key for done in harness.done] == ["other"]
+    assert harness.scorer.suspects == 0
+
+
+def test_drain_gives_back_the_chunk_after_the_row_on_the_device(harness: Harness, device: Faulty) -> None:
+    device.gate.clear()
+    harness.scorer.submit_suspect(suspect(harness, sentences(5)))
+    assert device.entered.acquire(timeout=WAIT_S)
+
+    threading.Timer(0.05, device.gate.set).start()
+    unfinished = harness.scorer.drain(WAIT_S)
+
+    assert unfinished == ["suspect"]
+    assert harness.done == []
+    assert len(device.batches) == 1
+    assert not harness.scorer.submit_suspect(suspect(harness, sentences(1)))
+
+
+def test_waiting_for_a_note_is_not_a_stuck_device(harness: Harness, device: Faulty, notebook: Notebook) -> None:
+    """Redis may be away for long; the watchdog must not end a worker that waits for it."""
+    gate, asked = threading.Event(), threading.Event()
+
+    def refuses(_: int) -> bool:
+        asked.set()
+        return not gate.wait(WAIT_S)
+
+    notebook.refuses = refuses
+    harness.scorer.submit_suspect(suspect(harness, sentences(1)))
+    assert asked.wait(WAIT_S)
+
+    assert harness.scorer.stalled_s(now=1e12) == 0
+    device.gate.clear()
+    gate.set()
+    assert device.entered.acquire(timeout=WAIT_S)
+    assert harness.scorer.stalled_s(now=1e12) > 1e11

@@ -1,0 +1,145 @@
+"""The watchdog: a device that never answers, a consumer that hears no bells."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+import pytest
+
+from scorequeue.errors import RedisUnavailableError
+from scorequeue.jobs import Lane
+from worker.watchdog import DEAF_AFTER_S, STUCK_AFTER_S, STUCK_FACTOR, Ears, Watchdog
+from worker.windows import ScorerStats
+
+
+@dataclass
+class Scene:
+    """What the watchdog sees, and what it does about it."""
+
+    now: float = 1_000.0
+    bells: int = 0
+    is_away: bool = False
+    stalled: float = 0.0
+    stats: ScorerStats = field(default_factory=ScorerStats)
+    restarts: int = 0
+    ended: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.ears = Ears(2, clock=lambda: self.now)
+        self.watchdog = Watchdog(
+            self,  # type: ignore[arg-type]
+            lanes=[Lane.BULK],
+            ears=self.ears,
+            waiting_bells=self.waiting_bells,
+            restart_consumer=self.restart,
+            stopping=threading.Event(),
+            clock=lambda: self.now,
+            end=self.ended.append,
+        )
+
+    def stalled_s(self, now: float) -> float:
+        return self.stalled
+
+    def waiting_bells(self, lane: Lane) -> int:
+        if self.is_away:
+            raise RedisUnavailableError("away")
+        return self.bells
+
+    def restart(self) -> None:
+        self.restarts += 1
+
+    def look_for(self, seconds: float, *, step_s: float = 5.0) -> None:
+        end = self.now + seconds
+        while self.now < end:
+            self.now += step_s
+            self.watchdog.look()
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene()
+
+
+def test_bells_that_nobody_hears_for_a_minute_restart_the_consumer(scene: Scene) -> None:
+    scene.bells = 3
+
+    scene.look_for(DEAF_AFTER_S)
+    assert scene.restarts == 0
+    scene.look_for(10)
+    assert scene.restarts == 1
+    scene.look_for(DEAF_AFTER_S - 15)
+    assert scene.restarts == 1, "the new consumer gets as long"
+
+
+def test_bell_that_is_heard_is_no_deafness(scene: Scene) -> None:
+    scene.bells = 3
+
+    for _ in range(20):
+        scene.look_for(DEAF_AFTER_S / 2)
+        with scene.ears(Lane.BULK):
+            pass
+
+    assert scene.restarts == 0
+
+
+def test_bells_of_other_lanes_do_not_count(scene: Scene) -> None:
+    scene.bells = 3
+    scene.look_for(DEAF_AFTER_S / 2)
+
+    with scene.ears(Lane.EXPRESS):
+        pass
+    scene.look_for(DEAF_AFTER_S)
+
+    assert scene.restarts == 1
+
+
+def test_full_pool_is_no_deafness(scene: Scene) -> None:
+    """Bells wait because nobody is free to hear them."""
+    scene.bells = 3
+
+    with scene.ears(Lane.EXPRESS), scene.ears(Lane.EXPRESS):
+        scene.look_for(3 * DEAF_AFTER_S)
+
+    assert scene.restarts == 0
+
+
+def test_queue_that_empties_in_between_is_no_deafness(scene: Scene) -> None:
+    for bells in (3, 0) * 10:
+        scene.bells = bells
+        scene.look_for(DEAF_AFTER_S / 2)
+
+    assert scene.restarts == 0
+
+
+def test_redis_that_is_away_is_no_deafness(scene: Scene) -> None:
+    scene.bells = 3
+    scene.look_for(DEAF_AFTER_S - 10)
+    scene.is_away = True
+    scene.look_for(DEAF_AFTER_S)
+    scene.is_away = False
+
+    scene.look_for(DEAF_AFTER_S - 10)
+
+    assert scene.restarts == 0
+
+
+@pytest.mark.parametrize(
+    ("longest_s", "stalled_s", "is_stuck"),
+    [
+        (0.1, STUCK_AFTER_S - 1, False),
+        (0.1, STUCK_AFTER_S, True),
+        (30.0, STUCK_AFTER_S, False),
+        (30.0, 30 * STUCK_FACTOR, True),
+    ],
+)
+def test_device_that_does_not_answer_ends_the_worker(
+    scene: Scene, longest_s: float, stalled_s: float, is_stuck: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    scene.stats = ScorerStats(longest_batch_s=longest_s)
+    scene.stalled = stalled_s
+
+    scene.watchdog.look()
+
+    assert scene.ended == ([1] if is_stuck else [])
+    assert ("most recent call first" in capfd.readouterr().err) is is_stuck, "with all stacks, for whoever looks why"
