@@ -65,6 +65,12 @@ class RedisServer:
         """End it without a chance to tidy up."""
         self._end(signal.SIGKILL)
 
+    @property
+    def pid(self) -> int:
+        """Process id while it runs."""
+        assert self._process is not None
+        return self._process.pid
+
     def pause(self) -> None:
         """SIGSTOP: connections stay, and nothing is answered."""
         assert self._process is not None
