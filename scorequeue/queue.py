@@ -13,11 +13,13 @@ from celery import Celery
 from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
 
+from scorequeue.address import read_address
 from scorequeue.bells import SCORE_TASK
 from scorequeue.jobs import Lane
 from scorequeue.keys import PROTOCOL, Keys
 from scorequeue.logs import fields
-from scorequeue.settings import Settings, mask_url
+from scorequeue.masking import mask_url
+from scorequeue.settings import Settings
 
 _CONNECT_TIMEOUT_S = 3
 _SOCKET_TIMEOUT_S = 30
@@ -26,10 +28,17 @@ log = logging.getLogger(__name__)
 
 
 def make_app(settings: Settings) -> Celery:
-    """Return a Celery application for this namespace."""
-    app = Celery("scorequeue", broker=settings.redis_url, set_as_current=False)
+    """Return a Celery application for this namespace.
+
+    Raises:
+        RedisUnavailableError: The address cannot be read.
+    """
+    address = read_address(settings.redis_url)
+    app = Celery("scorequeue", broker=address.broker_url, set_as_current=False)
     exchange = Exchange("scorequeue", type="direct")
     app.conf.update(
+        # kombu verifies no certificate unless told to.
+        broker_use_ssl=address.tls or False,
         # One queue a lane, each with a routing key of its own: without one, both would bind to the same key.
         task_queues=[Queue(lane.value, exchange, routing_key=lane.value) for lane in Lane],
         task_default_queue=Lane.BULK.value,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import ssl
 import time
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -30,11 +31,12 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
+from scorequeue.address import read_address
 from scorequeue.bells import ENOUGH_BELLS, ID, bell_message
 from scorequeue.errors import ProtocolTooNewError, RedisFullError, RedisRefusedError, RedisUnavailableError
 from scorequeue.jobs import Lane
 from scorequeue.keys import PROTOCOL
-from scorequeue.settings import mask_url
+from scorequeue.masking import SECRET_OPTIONS, scrub
 
 SOCKET_TIMEOUT_S = 3.0
 """No single answer of a healthy Redis takes longer; a black hole is noticed after it."""
@@ -50,6 +52,9 @@ _LONGEST_PAUSE_S = 1.0
 
 _REFUSAL = re.compile(r"(?:^|-)(OOM|NOPERM|NOAUTH|WRONGPASS|NOREPLICAS|READONLY|MISCONF|MASTERDOWN|CLUSTERDOWN|BUSY)\b")
 """Words of the server that no script of ours uses."""
+
+_WRONG_NAME_CODES = (62, 63, 64)
+"""X509_V_ERR_HOSTNAME_MISMATCH, _EMAIL_MISMATCH and _IP_ADDRESS_MISMATCH of OpenSSL's x509_vfy.h."""
 
 T = TypeVar("T")
 Arg = str | int | float | bytes
@@ -82,19 +87,16 @@ def connect(url: str) -> redis.Redis:
     Raises:
         RedisUnavailableError: The address cannot be read.
     """
-    try:
-        return redis.Redis.from_url(
-            url,
-            socket_timeout=SOCKET_TIMEOUT_S,
-            socket_connect_timeout=SOCKET_TIMEOUT_S,
-            socket_keepalive=True,
-            retry=Retry(NoBackoff(), 0),
-            retry_on_error=[],
-        )
-    except ValueError as exc:
-        raise RedisUnavailableError(
-            f"expected an address like redis://host:6379/0, got {mask_url(url)}: {exc}"
-        ) from exc
+    address = read_address(url)
+    keepalive = {} if "path" in address.options else {"socket_keepalive": True}
+    pool = redis.ConnectionPool(
+        **address.options | keepalive,
+        socket_timeout=SOCKET_TIMEOUT_S,
+        socket_connect_timeout=SOCKET_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
+        retry_on_error=[],
+    )
+    return redis.Redis.from_pool(pool)
 
 
 class ScriptRunner:
@@ -242,23 +244,26 @@ def _our_error(error: RedisError, client: redis.Redis) -> RedisUnavailableError 
     """
     word = _REFUSAL.search(str(error))
     code = word[1] if word and isinstance(error, ResponseError) else ""
+    said = _without_password(str(error), client)
     if isinstance(error, OutOfMemoryError) or code == "OOM":
         return RedisFullError(
-            f"Redis has no memory left for new rows ({error}); wait for workers, delete old jobs or raise maxmemory"
+            f"Redis has no memory left for new rows ({said}); wait for workers, delete old jobs or raise maxmemory"
         )
     if isinstance(error, AuthenticationError | NoPermissionError) or code in ("NOPERM", "NOAUTH", "WRONGPASS"):
         return RedisRefusedError(
-            f"Redis refused: {error}; check the user and password in --redis-url and the user's rights"
+            f"Redis refused: {said}; check the user and password in --redis-url and the user's rights"
         )
     if code or isinstance(error, BusyLoadingError | ReadOnlyError):
-        return RedisUnavailableError(
-            f"Redis at {_address(client)} takes no writes now: {error}; it may by itself later"
-        )
+        return RedisUnavailableError(f"Redis at {_address(client)} takes no writes now: {said}; it may by itself later")
     if isinstance(error, ResponseError):
-        said = str(error).split()
-        return protocol_error(int(said[1])) if said[0] == "PROTOCOL" else None
+        answer = str(error).split()
+        return protocol_error(int(answer[1])) if answer[0] == "PROTOCOL" else None
+    cause = error.__cause__ or error.__context__
+    found = _certificate_error(cause, client) if isinstance(cause, ssl.SSLError) else None
+    if found is not None:
+        return found
     return RedisUnavailableError(
-        f"expected Redis at {_address(client)}, got: {error}; start it (worker start --local brings one)"
+        f"expected Redis at {_address(client)}, got: {said}; start it (worker start --local brings one)"
         " or name it with --redis-url"
     )
 
@@ -276,6 +281,32 @@ def protocol_error(found: int) -> RedisUnavailableError | None:
         f"expected protocol {PROTOCOL} in this namespace, got {found}: an older Scorequeue wrote it;"
         " let that one finish its jobs, or name another --namespace"
     )
+
+
+def _certificate_error(error: ssl.SSLError, client: redis.Redis) -> RedisRefusedError | None:
+    """Say what is wrong with a certificate, theirs or ours; None for a connection that merely broke."""
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError):
+        return None
+    if not isinstance(error, ssl.SSLCertVerificationError):
+        return RedisRefusedError(
+            f"no TLS with Redis at {_address(client)}: {error}; check its port, and ssl_ca_certs, ssl_certfile,"
+            " ssl_keyfile and ssl_password in --redis-url"
+        )
+    if error.verify_code in _WRONG_NAME_CODES:
+        return RedisRefusedError(
+            f"the certificate of Redis at {_address(client)} is for another host: {error.verify_message};"
+            " name the host that it is for in --redis-url, or add ?ssl_check_hostname=false"
+        )
+    return RedisRefusedError(
+        f"the certificate of Redis at {_address(client)} is not trusted: {error.verify_message};"
+        " name the file of its authority in --redis-url: ?ssl_ca_certs=FILE"
+    )
+
+
+def _without_password(text: str, client: redis.Redis) -> str:
+    """An old server, or a proxy, that does not know HELLO answers with what came, the password too."""
+    options = client.connection_pool.connection_kwargs
+    return scrub(text, [secret for name in SECRET_OPTIONS if (secret := options.get(name))])
 
 
 def _address(client: redis.Redis) -> str:

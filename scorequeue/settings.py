@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,6 +15,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from scorequeue.errors import UsageError
+from scorequeue.masking import mask_url
 
 ENV_PREFIX = "SCOREQUEUE_"
 
@@ -32,7 +34,8 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 class Settings(BaseSettings):
     """What producer and worker share. A program's own settings extend this class."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
+    # Without hide_input_in_errors pydantic repeats what it refuses, an address with its password too.
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
 
     redis_url: str = Field(default_factory=lambda: default_redis_url())
     """redis:// or rediss:// address; else that of the embedded Redis, else the local default port."""
@@ -85,6 +88,10 @@ class Settings(BaseSettings):
     def _read_duration(cls, value: Any) -> Any:
         return parse_duration(value) if isinstance(value, str) else value
 
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, mask_url(value) if name == "redis_url" else value
+
     @classmethod
     def load(cls, **overrides: Any) -> Self:
         """Read the environment; overrides that are not None win.
@@ -126,8 +133,3 @@ def parse_duration(text: str) -> float:
         return float(text)
     except ValueError:
         raise ValueError(f"expected a duration like 90s, 15m, 2h or 7d, got {text!r}") from None
-
-
-def mask_url(url: str) -> str:
-    """Return the address without its password, for messages and logs."""
-    return re.sub(r"(://[^:@/]*):[^@/]*@", r"\1:***@", url)
