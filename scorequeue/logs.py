@@ -2,7 +2,8 @@
 
     log.info("chunk committed", extra=fields("commit", job_id=..., rows=256))
 
-Row texts never go into a log; ids, counts and lengths do.
+Row texts never go into a log; ids, counts and lengths do. Passwords don't either: addresses are masked where they are
+logged, and a formatter that is told the passwords takes them out of whatever a library says.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
+
+from scorequeue.masking import scrub
 
 _FIELDS = "scorequeue_fields"
 
@@ -21,15 +25,33 @@ def fields(action: str, **facts: Any) -> dict[str, Any]:
     return {_FIELDS: {"action": action, **facts}}
 
 
-def configure(level: str, style: Literal["text", "json"]) -> None:
-    """Send logs to stderr; ours at ``level``, other libraries' from warning up."""
+def configure(level: str, style: Literal["text", "json"], *, secrets: Sequence[str] = ()) -> None:
+    """Send logs to stderr; ours at ``level``, other libraries' from warning up.
+
+    Args:
+        level: Least level of our own.
+        style: How lines look.
+        secrets: What must not be in any line, see ``masking.secrets_of``.
+    """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonFormatter() if style == "json" else _TextFormatter())
+    handler.setFormatter(_Scrubbing(_JsonFormatter() if style == "json" else _TextFormatter(), secrets))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     for name in ("scorequeue", "producer", "worker", "training"):
         logging.getLogger(name).setLevel(level.upper())
+
+
+class _Scrubbing(logging.Formatter):
+    """Another formatter's lines without secrets."""
+
+    def __init__(self, inner: logging.Formatter, secrets: Sequence[str]) -> None:
+        super().__init__()
+        self._inner = inner
+        self._secrets = secrets
+
+    def format(self, record: logging.LogRecord) -> str:
+        return scrub(self._inner.format(record), self._secrets)
 
 
 class _TextFormatter(logging.Formatter):

@@ -16,6 +16,7 @@ from typing import Any
 from celery import Celery, signals
 from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 from celery.worker import state as celery_state
+from celery.worker.consumer.connection import Connection as ConnectionStep
 from kombu.transport.redis import Channel
 
 from scorequeue.bells import SCORE_TASK
@@ -58,6 +59,9 @@ def make_worker_app(settings: WorkerSettings, score: Callable[[Lane, int], None]
 
     # At a lost connection kombu would write bells that it fetched into a file in /tmp, and cry emergency over them.
     Channel.do_restore = False
+
+    # `celery inspect stats`, and Flower with it, would show how the broker is reached, the password of a TLS key too.
+    ConnectionStep.info = _say_broker
 
     @app.task(name=SCORE_TASK, ignore_result=True)  # type: ignore[untyped-decorator]
     def score_lane(lane: str, protocol: int = PROTOCOL) -> None:
@@ -121,6 +125,11 @@ class CeleryWorker:
 
         if self._worker is not None and self._worker.consumer is not None:
             self._worker.consumer.call_soon(lose_connection)
+
+
+def _say_broker(step: ConnectionStep, consumer: Any) -> dict[str, Any]:
+    """Return what remote control may know of the broker: its address, which kombu masks."""
+    return {"broker": {"address": consumer.connection.as_uri() if consumer.connection else None}}
 
 
 def _install_handlers_when_ready(on_stop: Callable[[int], None]) -> Callable[..., None]:

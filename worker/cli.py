@@ -149,8 +149,10 @@ def _leave(signum: int, frame: Any) -> NoReturn:
 
 def _run(run_worker: Any, settings: Any, *, quiet: bool) -> int:
     from scorequeue.logs import configure
+    from scorequeue.masking import secrets_of
 
-    configure("warning" if quiet else settings.log_level, settings.log_format)
+    level = "warning" if quiet else settings.log_level
+    configure(level, settings.log_format, secrets=secrets_of(settings.redis_url))
     return int(run_worker(settings))
 
 

@@ -86,12 +86,13 @@ def start(ctx: click.Context, **overrides: Any) -> Start:
     """
     from producer.progress import Narrator
     from scorequeue.logs import configure
+    from scorequeue.masking import secrets_of
     from scorequeue.settings import Settings
 
     noted = dict(ctx.meta.get(_SETTINGS, {}))
     quiet = bool(noted.pop("quiet", False))
     settings = Settings.load(**noted, **overrides)
-    configure(settings.log_level, settings.log_format)
+    configure(settings.log_level, settings.log_format, secrets=secrets_of(settings.redis_url))
     return Start(settings, Narrator(quiet=quiet))
 
 
