@@ -13,7 +13,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from celery import Celery, signals
+from celery import Celery
+from celery.apps.worker import install_cry_handler
 from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 from celery.worker import state as celery_state
 from celery.worker.consumer.connection import Connection as ConnectionStep
@@ -98,23 +99,23 @@ class CeleryWorker:
         warnings.filterwarnings("ignore", category=SecurityWarning)
         # It warns at each lost connection of a default that is not ours.
         warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
-        installed = _install_handlers_when_ready(self._on_stop)
-        try:
-            self._worker = self._app.Worker(
-                hostname=f"scorequeue-{self._worker_id}@{socket.gethostname()}",
-                pool="threads",
-                concurrency=self.threads,
-                queues=[lane.value for lane in self._settings.lanes],
-                loglevel="WARNING",
-                quiet=True,  # no banner: the log's first line says what runs here
-                # Who is alive is the ledger's to say.
-                without_gossip=True,
-                without_mingle=True,
-                without_heartbeat=True,
-            )
-            self._worker.start()
-        finally:
-            signals.worker_ready.disconnect(installed)
+        _install_handlers(self._on_stop)
+        self._worker = self._app.Worker(
+            hostname=f"scorequeue-{self._worker_id}@{socket.gethostname()}",
+            pool="threads",
+            concurrency=self.threads,
+            queues=[lane.value for lane in self._settings.lanes],
+            loglevel="WARNING",
+            quiet=True,  # no banner: the log's first line says what runs here
+            # Who is alive is the ledger's to say.
+            without_gossip=True,
+            without_mingle=True,
+            without_heartbeat=True,
+        )
+        # Its own handlers would be in force while it starts: a cold shutdown that does not work with the threads pool,
+        # and a SIGHUP that starts it anew. The one that logs all stacks (SIGUSR1) is welcome.
+        self._worker.install_platform_tweaks = lambda worker: install_cry_handler()
+        self._worker.start()
         return int(self._worker.exitcode or 0)
 
     def restart_consumer(self) -> None:
@@ -132,16 +133,12 @@ def _say_broker(step: ConnectionStep, consumer: Any) -> dict[str, Any]:
     return {"broker": {"address": consumer.connection.as_uri() if consumer.connection else None}}
 
 
-def _install_handlers_when_ready(on_stop: Callable[[int], None]) -> Callable[..., None]:
-    """Put our handlers over Celery's, whose cold shutdown does not work with the threads pool."""
+def _install_handlers(on_stop: Callable[[int], None]) -> None:
+    """Stop Celery's loop and ours with one signal, also while Celery still starts."""
 
     def handle(signum: int, frame: Any) -> None:
         celery_state.should_stop = os.EX_OK
         on_stop(signum)
 
-    def install(**_: Any) -> None:
-        for signum in STOP_SIGNALS:
-            signal.signal(signum, handle)
-
-    signals.worker_ready.connect(install, weak=False)
-    return install
+    for signum in STOP_SIGNALS:
+        signal.signal(signum, handle)
