@@ -15,7 +15,8 @@ from scorequeue.errors import JobDeletedError, JobNotFoundError, RedisUnavailabl
 from scorequeue.jobs import JobState, JobStatus, Lane
 from scorequeue.keys import Keys
 from scorequeue.records import ChunkRecord, Pressure, read_record, read_status
-from scorequeue.scripts import Script, ScriptRunner, translated
+from scorequeue.refusals import translated
+from scorequeue.scripts import Script, ScriptRunner
 
 PATIENCE_S = 10.0
 """How long a verb is repeated while Redis cannot be reached."""

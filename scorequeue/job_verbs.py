@@ -22,7 +22,8 @@ from scorequeue.errors import (
 from scorequeue.inquiries import Inquiries
 from scorequeue.jobs import JobSpec, JobState
 from scorequeue.records import ChunkUpload, Opened, fold_digest, read_opened
-from scorequeue.scripts import Arg, Script, translated
+from scorequeue.refusals import translated
+from scorequeue.scripts import Arg, Script
 
 T = TypeVar("T")
 

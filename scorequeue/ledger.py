@@ -25,7 +25,7 @@ from scorequeue.inquiries import PATIENCE_S
 from scorequeue.job_verbs import JobVerbs
 from scorequeue.keys import PROTOCOL, Keys
 from scorequeue.lease_verbs import LeaseVerbs, new_token
-from scorequeue.scripts import translated
+from scorequeue.refusals import protocol_error, translated
 from scorequeue.settings import Settings
 
 __all__ = ["Ledger", "new_token"]
@@ -71,7 +71,7 @@ class Ledger(JobVerbs, LeaseVerbs):
             raise RedisRefusedError(
                 f"expected Redis 6.2 or newer, got {'.'.join(map(str, version))}; update the server"
             )
-        wrong = scripts.protocol_error(protocol)
+        wrong = protocol_error(protocol)
         if wrong is not None:
             raise wrong
         return cls(

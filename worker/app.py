@@ -23,7 +23,7 @@ from kombu.transport.redis import Channel
 from scorequeue.bells import SCORE_TASK
 from scorequeue.jobs import Lane
 from scorequeue.keys import PROTOCOL
-from scorequeue.queue import make_app
+from worker.broker import make_app
 from worker.settings import WorkerSettings
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)

@@ -29,10 +29,10 @@ from scorequeue.jobs import Lane
 from scorequeue.keys import PROTOCOL
 from scorequeue.ledger import Ledger
 from scorequeue.logs import fields
-from scorequeue.queue import Bells
 from scorequeue.records import Lease
 from scorequeue.registry import Registry
 from worker.app import STOP_SIGNALS, CeleryWorker, make_worker_app
+from worker.broker import Bells
 from worker.leases import LeaseKeeper
 from worker.loading import load_model
 from worker.lookout import Lookout

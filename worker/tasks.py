@@ -21,8 +21,8 @@ from scorequeue.errors import CodecError, ProtocolTooNewError, RedisUnavailableE
 from scorequeue.jobs import ErrorCode, Lane, RowError
 from scorequeue.ledger import Ledger, new_token
 from scorequeue.logs import fields
-from scorequeue.queue import Bells
 from scorequeue.records import LaneRoom, LeasedChunk
+from worker.broker import Bells
 from worker.leases import Finished, LeaseKeeper
 from worker.models import ModelShelf
 from worker.results import commit_of, failed_commit, good_rows

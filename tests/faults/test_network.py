@@ -12,12 +12,12 @@ import pytest
 
 from scorequeue.bells import SCORE_TASK
 from scorequeue.jobs import JobState, Lane
-from scorequeue.queue import make_app
 from tests.faults.proxy import Proxy
 from tests.faults.stage import Stage, check_rows, recovery, sentences, settle, until_scored
 from tests.faults.submit import Submit
 from tests.processes import until
 from tests.shell import Shell
+from worker.broker import make_app
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 

@@ -16,9 +16,9 @@ from scorequeue.codec import Chunk, digest, encode_chunk
 from scorequeue.jobs import JobSpec, Lane
 from scorequeue.keys import PROTOCOL
 from scorequeue.ledger import Ledger
-from scorequeue.queue import make_app
 from scorequeue.records import ChunkUpload
 from scorequeue.settings import Settings
+from worker.broker import make_app
 
 OWN = {("headers", "id"), ("headers", "root_id"), ("properties", "correlation_id"), ("properties", "delivery_tag")}
 """What each message has of its own."""

@@ -18,12 +18,12 @@ from scorequeue.errors import RedisRefusedError, RedisUnavailableError
 from scorequeue.jobs import Lane
 from scorequeue.keys import Keys
 from scorequeue.ledger import Ledger
-from scorequeue.queue import make_app
 from scorequeue.settings import Settings
 from tests.processes import WorkerProcess, environment, until
 from tests.proxies import Authority, TlsProxy
 from tests.servers import RedisServer
 from tests.tiny import publish_tiny
+from worker.broker import make_app
 
 NOT_TRUSTED = "is not trusted: .*ssl_ca_certs=FILE"
 OTHER_HOST = "is for another host: .*'127.0.0.1'.*ssl_check_hostname=false"

@@ -21,11 +21,11 @@ from scorequeue.errors import RedisRefusedError
 from scorequeue.jobs import JobState, Lane
 from scorequeue.keys import Keys
 from scorequeue.ledger import Ledger
-from scorequeue.queue import make_app
 from scorequeue.settings import Settings
 from tests.processes import WorkerProcess, environment, until
 from tests.servers import RedisServer, password_of, server_with_users
 from tests.tiny import publish_tiny
+from worker.broker import make_app
 
 DOCS = Path(__file__).parents[2] / "docs" / "redis.md"
 
@@ -56,7 +56,7 @@ REFUSED = {
     ],
     "worker": [
         *(f"HSET {OTHER} a b", f"DEL {OTHER}", f"LPUSH {OTHER} a", f"BRPOP {OTHER} 1", f"RPOP {CELERY}express"),
-        *(f"PUBLISH {OTHER} a", f"PSUBSCRIBE {OTHER}", "PSUBSCRIBE *", f"SET {OWN} a", f"HSETNX {OWN} a b"),
+        *(f"PUBLISH {OTHER} a", f"PSUBSCRIBE {OTHER}", "PSUBSCRIBE *", f"SET {OWN} a", f"HKEYS {OWN}"),
     ],
     "exporter": [
         *(f"HSET {OWN} a b", f"DEL {OWN}", f"LPUSH {OWN} a", f"ZADD {OWN} 1 a", f"SET {OWN} a", f"SADD {OWN} a"),

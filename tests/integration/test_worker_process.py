@@ -19,12 +19,12 @@ from scorequeue.errors import ExitCode
 from scorequeue.jobs import ErrorCode, JobSpec, JobState, Lane
 from scorequeue.keys import Keys
 from scorequeue.ledger import Ledger
-from scorequeue.queue import make_app
 from scorequeue.records import ChunkUpload
 from scorequeue.settings import Settings
 from tests.processes import WorkerProcess, environment, until
 from tests.servers import RedisServer
 from tests.tiny import publish_tiny
+from worker.broker import make_app
 
 
 @pytest.fixture

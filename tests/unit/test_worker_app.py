@@ -10,7 +10,7 @@ import pytest
 from celery.worker import WorkController
 from celery.worker import state as celery_state
 
-from worker.app import STOP_SIGNALS, make_worker_app, run_celery
+from worker.app import STOP_SIGNALS, CeleryWorker, make_worker_app
 from worker.settings import WorkerSettings
 
 
@@ -35,7 +35,8 @@ def test_signals_are_ours_while_celery_starts(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(WorkController, "start", start)
     settings = WorkerSettings()
 
-    run_celery(make_worker_app(settings, lambda lane: None), settings, worker_id="w", on_stop=heard.append)
+    app = make_worker_app(settings, lambda lane, protocol: None)
+    CeleryWorker(app, settings, worker_id="w", on_stop=heard.append).run()
 
     # Looked at before they are called: Celery's would start this very test run anew.
     assert {handler.__module__ for handler in handlers} == {"worker.app"}

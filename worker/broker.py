@@ -1,6 +1,6 @@
-"""Celery's side of things: the settings of whoever sends or hears bells through Celery.
+"""Celery's connection: the settings of an application that hears bells, and rings them for itself.
 
-The bell itself is described in ``bells.py``.
+The bell itself is described in ``scorequeue/bells.py``; producers need no Celery.
 """
 
 from __future__ import annotations

@@ -1,0 +1,124 @@
+"""What Redis's errors mean to a caller: away, refused, full, too new.
+
+redis-py's errors are turned into ours at one edge, ``translated``; what a script of ours refused passes as it is.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+
+import redis
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+
+from scorequeue.errors import ProtocolTooNewError, RedisFullError, RedisRefusedError, RedisUnavailableError
+from scorequeue.keys import PROTOCOL
+from scorequeue.masking import SECRET_OPTIONS, scrub
+
+_REFUSAL = re.compile(r"(?:^|-)(OOM|NOPERM|NOAUTH|WRONGPASS|NOREPLICAS|READONLY|MISCONF|MASTERDOWN|CLUSTERDOWN|BUSY)\b")
+"""Words of the server that no script of ours uses."""
+
+_WRONG_NAME_CODES = (62, 63, 64)
+"""X509_V_ERR_HOSTNAME_MISMATCH, _EMAIL_MISMATCH and _IP_ADDRESS_MISMATCH of OpenSSL's x509_vfy.h."""
+
+
+class translated:
+    """Turns redis-py's errors into ours; what a script refused passes as it is."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, RedisError):
+            found = meaning_of(error, self._client)
+            if found is not None:
+                raise found from error
+
+
+def meaning_of(error: RedisError, client: redis.Redis) -> RedisUnavailableError | None:
+    """Say what Redis's error means to a caller; None for what a script of ours refused.
+
+    Redis 6.2 wraps what a command inside a script met into a plain error ("Error running script ... -OOM ..."), so the
+    word decides there, and the class elsewhere.
+    """
+    word = _REFUSAL.search(str(error))
+    code = word[1] if word and isinstance(error, ResponseError) else ""
+    said = _without_password(str(error), client)
+    if isinstance(error, OutOfMemoryError) or code == "OOM":
+        return RedisFullError(
+            f"Redis has no memory left for new rows ({said}); wait for workers, delete old jobs or raise maxmemory"
+        )
+    if isinstance(error, AuthenticationError | NoPermissionError) or code in ("NOPERM", "NOAUTH", "WRONGPASS"):
+        return RedisRefusedError(
+            f"Redis refused: {said}; check the user and password in --redis-url and the user's rights"
+        )
+    if code or isinstance(error, BusyLoadingError | ReadOnlyError):
+        return RedisUnavailableError(f"Redis at {_address(client)} takes no writes now: {said}; it may by itself later")
+    if isinstance(error, ResponseError):
+        answer = str(error).split()
+        return protocol_error(int(answer[1])) if answer[0] == "PROTOCOL" else None
+    cause = error.__cause__ or error.__context__
+    found = _certificate_error(cause, client) if isinstance(cause, ssl.SSLError) else None
+    if found is not None:
+        return found
+    return RedisUnavailableError(
+        f"expected Redis at {_address(client)}, got: {said}; start it (worker start --local brings one)"
+        " or name it with --redis-url"
+    )
+
+
+def protocol_error(found: int) -> RedisUnavailableError | None:
+    """Say what it means that a namespace has this protocol; None if it is ours."""
+    if found == PROTOCOL:
+        return None
+    if found > PROTOCOL:
+        return ProtocolTooNewError(
+            f"expected protocol {PROTOCOL} in this namespace, got {found}: a newer Scorequeue serves it;"
+            " update this program"
+        )
+    return RedisRefusedError(
+        f"expected protocol {PROTOCOL} in this namespace, got {found}: an older Scorequeue wrote it;"
+        " let that one finish its jobs, or name another --namespace"
+    )
+
+
+def _certificate_error(error: ssl.SSLError, client: redis.Redis) -> RedisRefusedError | None:
+    """Say what is wrong with a certificate, theirs or ours; None for a connection that merely broke."""
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError):
+        return None
+    if not isinstance(error, ssl.SSLCertVerificationError):
+        return RedisRefusedError(
+            f"no TLS with Redis at {_address(client)}: {error}; check its port, and ssl_ca_certs, ssl_certfile,"
+            " ssl_keyfile and ssl_password in --redis-url"
+        )
+    if error.verify_code in _WRONG_NAME_CODES:
+        return RedisRefusedError(
+            f"the certificate of Redis at {_address(client)} is for another host: {error.verify_message};"
+            " name the host that it is for in --redis-url, or add ?ssl_check_hostname=false"
+        )
+    return RedisRefusedError(
+        f"the certificate of Redis at {_address(client)} is not trusted: {error.verify_message};"
+        " name the file of its authority in --redis-url: ?ssl_ca_certs=FILE"
+    )
+
+
+def _without_password(text: str, client: redis.Redis) -> str:
+    """An old server, or a proxy, that does not know HELLO answers with what came, the password too."""
+    options = client.connection_pool.connection_kwargs
+    return scrub(text, [secret for name in SECRET_OPTIONS if (secret := options.get(name))])
+
+
+def _address(client: redis.Redis) -> str:
+    where = client.connection_pool.connection_kwargs
+    return str(where["path"]) if "path" in where else f"{where.get('host', 'localhost')}:{where.get('port', 6379)}"
