@@ -27,8 +27,8 @@ from scorequeue.scripts import Arg, Script
 
 T = TypeVar("T")
 
-SYNC_TIMEOUT_MS = 1000
-"""How long a seal waits for Redis's disk; the file is written every second, whoever waits."""
+SYNC_TIMEOUT_MS = 2500
+"""How long a seal waits for Redis's disk: every second it is told to write, and a slow one takes a second for it."""
 
 _OPEN, _ADD_CHUNKS, _SEAL = Script("open"), Script("add_chunks"), Script("seal")
 _SYNC = Script("sync")

@@ -165,7 +165,7 @@ def _errors() -> Iterator[None]:
         click.echo(f"Error: {exc}", err=True)
         sys.exit(exc.exit_code)
     except ModuleNotFoundError as exc:
-        if exc.name in ("torch", "transformers", "tokenizers", "numpy", "safetensors"):
+        if exc.name in ("celery", "kombu", "torch", "transformers", "tokenizers", "numpy", "safetensors"):
             click.echo(f'Error: {exc.name} is not installed; run: pip install "scorequeue[worker]"', err=True)
             sys.exit(ExitCode.USAGE)
         raise

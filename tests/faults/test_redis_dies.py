@@ -135,8 +135,8 @@ def test_power_loss_takes_a_whole_job(stage: Stage) -> None:
 def test_emptied_redis(stage: Stage) -> None:
     """Promise 4: a lost job says "gone" and nothing hangs; workers say so, and serve what comes next."""
     shell = Shell(stage.folder, stage.settings)
-    worker = stage.start_worker(rows_per_s=1_000)
-    job = stage.client.submit(sentences(20_000))
+    worker = stage.start_worker(rows_per_s=4_000)
+    job = stage.client.submit(sentences(40_000))
     until_scored(job)
     waiting = subprocess.Popen(
         shell.command("status", job.id), env=shell.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -162,8 +162,8 @@ def test_emptied_redis(stage: Stage) -> None:
 
 def test_redis_without_its_file_is_flushed_on_the_fly(stage: Stage) -> None:
     """The connection stays, everything else is gone: bells and consumers too must find their way back."""
-    worker = stage.start_worker(rows_per_s=1_000)
-    job = stage.client.submit(sentences(20_000))
+    worker = stage.start_worker(rows_per_s=4_000)
+    job = stage.client.submit(sentences(40_000))
     until_scored(job)
 
     stage.redis().flushall()

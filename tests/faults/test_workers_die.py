@@ -171,7 +171,7 @@ def test_hanging_row(stage: Stage) -> None:
     """A device that never answers is noticed; the worker ends for its supervisor, and the row is found out."""
     texts = sentences(300)
     texts[200] = HANGING
-    worker = stage.start_worker(rows_per_s=20_000, hasty=2)
+    worker = stage.start_worker(rows_per_s=20_000, hasty=1)
 
     job = stage.client.submit(texts)
     with recovery(stage):

@@ -351,9 +351,12 @@ def test_expired_jobs_leave_the_list(ledger: Ledger, raw: redis.Redis) -> None:
     assert raw.zrange(ledger.keys.jobs, 0, -1) == [kept.encode()]
 
 
-def test_list_goes_on_behind_a_page_of_other_states(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list_goes_on_behind_a_page_of_other_states(
+    ledger: Ledger, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("scorequeue.inquiries.LIST_PAGE", 3)
-    jobs = sorted(submit(ledger, 1) for _ in range(8))  # ids sort by time, but for those of the same millisecond
+    jobs = [submit(ledger, 1) for _ in range(8)]
+    raw.zadd(ledger.keys.jobs, {job: 1_000 * (1 + at) for at, job in enumerate(jobs)})  # made a second apart
     for job in jobs[2:]:
         ledger.cancel(job)
 

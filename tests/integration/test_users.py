@@ -85,9 +85,9 @@ def worker(server: RedisServer, tmp_path: Path) -> Iterator[WorkerProcess]:
 
 
 def refusals(server: RedisServer) -> list[dict[str, Any]]:
-    """What the server has refused to users, but for redis-py's telling its own name, which it does not need."""
+    """What the server has refused to users, but for redis-py's telling its own name and WAITAOF: neither is needed."""
     with redis.Redis.from_url(server.url) as admin:
-        return [entry for entry in admin.acl_log() if not entry["object"].startswith("client")]
+        return [entry for entry in admin.acl_log() if not entry["object"].startswith(("client", "waitaof"))]
 
 
 # --- what each may ---

@@ -16,7 +16,8 @@ from scorequeue import logs
 from scorequeue.errors import RedisUnavailableError, UsageError
 from scorequeue.logs import fields
 from scorequeue.masking import mask_url, scrub, secrets_of
-from scorequeue.scripts import connect, translated
+from scorequeue.refusals import translated
+from scorequeue.scripts import connect
 from scorequeue.settings import Settings
 
 MARK = "QXZ"
