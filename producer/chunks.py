@@ -12,6 +12,7 @@ from itertools import islice
 from tempfile import SpooledTemporaryFile
 
 from scorequeue import codec
+from scorequeue.columns import chunk_from_rows
 from scorequeue.errors import LimitError
 from scorequeue.jobs import FIRST_ROW, Row
 from scorequeue.records import ChunkUpload
@@ -101,7 +102,7 @@ class ChunkSource:
                     f"expected at most {self._most_rows:,} rows in a job (SCOREQUEUE_MAX_JOB_ROWS), got more;"
                     " submit them as several jobs"
                 )
-            payload = codec.encode_chunk(codec.chunk_from_rows(piece, first_row=first_row))
+            payload = codec.encode_chunk(chunk_from_rows(piece, first_row=first_row))
             if len(payload) > self._most_bytes:
                 raise LimitError(
                     f"expected at most {self._most_bytes:,} bytes in a chunk (SCOREQUEUE_MAX_CHUNK_BYTES), rows"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from scorequeue import codec
-from scorequeue.codec import ChunkResult
+from scorequeue.columns import ChunkResult
 from scorequeue.errors import JobNotFoundError
 from scorequeue.jobs import JobState, JobStatus
 from scorequeue.ledger import Ledger

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from producer.downloads import ResultReader
 from producer.recount import Audit, recount
-from scorequeue.codec import ChunkResult
+from scorequeue.columns import ChunkResult
 from scorequeue.errors import (
     JobDeletedError,
     JobNotFoundError,

@@ -11,7 +11,7 @@ from producer.inputs import Inputs
 from producer.readers import Reader
 from producer.readers.base import Record
 from scorequeue import codec
-from scorequeue.codec import ChunkResult
+from scorequeue.columns import ChunkResult, chunk_from_rows
 from scorequeue.errors import ContentConflictError, InputError
 from scorequeue.jobs import FIRST_ROW, Row
 
@@ -69,7 +69,7 @@ def join(results: ResultReader, inputs: Inputs) -> Iterator[JoinedChunk]:
 
 
 def _digest(rows: list[Row], first_row: int) -> str:
-    return codec.digest(codec.encode_chunk(codec.chunk_from_rows(rows, first_row=first_row)))
+    return codec.digest(codec.encode_chunk(chunk_from_rows(rows, first_row=first_row)))
 
 
 def _same_columns(records: Iterator[tuple[Reader, Row, Record]]) -> Iterator[tuple[Reader, Row, Record]]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from scorequeue import codec
-from scorequeue.codec import ChunkResult
+from scorequeue.columns import ChunkResult
 from scorequeue.errors import CodecError
 from scorequeue.jobs import FIRST_ROW, JobState, JobStatus
 from scorequeue.ledger import Ledger

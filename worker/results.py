@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from scorequeue.codec import Chunk, ChunkResult, decode_result, encode_chunk, encode_result, origin, part_of
+from scorequeue.codec import decode_result, encode_chunk, encode_result
+from scorequeue.columns import Chunk, ChunkResult, origin, part_of
 from scorequeue.jobs import RETRYABLE, ErrorCode, RowError
 from scorequeue.records import Commit, LeasedChunk
 from worker.backends import Scores

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from json.encoder import encode_basestring as json_text
 
-from scorequeue.codec import ChunkResult
+from scorequeue.columns import ChunkResult
 
 _BREAKS = re.compile("[\t\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 _NEEDS_QUOTES = re.compile('[,"\n\r]|^ | $')

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from producer.join import JoinedChunk
 from producer.writers.joined import predictions
-from scorequeue.codec import ChunkResult
+from scorequeue.columns import ChunkResult
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -10,7 +10,8 @@ import psutil
 
 from producer import Client
 from producer.client import new_job_id
-from scorequeue.codec import Chunk, digest, encode_chunk
+from scorequeue.codec import digest, encode_chunk
+from scorequeue.columns import Chunk
 from scorequeue.jobs import JobSpec, Lane
 from scorequeue.ledger import Ledger
 from scorequeue.records import ChunkUpload

@@ -12,7 +12,8 @@ import pytest
 import redis
 
 from scorequeue.bells import ENOUGH_BELLS, SCORE_TASK
-from scorequeue.codec import Chunk, digest, encode_chunk
+from scorequeue.codec import digest, encode_chunk
+from scorequeue.columns import Chunk
 from scorequeue.jobs import JobSpec, Lane
 from scorequeue.keys import PROTOCOL
 from scorequeue.ledger import Ledger

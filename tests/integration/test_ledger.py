@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from scorequeue.codec import Chunk, digest, encode_chunk
+from scorequeue.codec import digest, encode_chunk
+from scorequeue.columns import Chunk
 from scorequeue.errors import (
     ContentConflictError,
     JobNotFoundError,

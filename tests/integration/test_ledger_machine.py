@@ -25,7 +25,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from scorequeue.codec import Chunk, digest, encode_chunk
+from scorequeue.codec import digest, encode_chunk
+from scorequeue.columns import Chunk
 from scorequeue.errors import ContentConflictError, JobDeletedError, JobNotFoundError, NotFinishedError, UsageError
 from scorequeue.jobs import JobSpec, JobState, Lane
 from scorequeue.ledger import Ledger, new_token

@@ -9,7 +9,8 @@ import pytest
 import redis
 
 from producer.client import new_job_id
-from scorequeue.codec import Chunk, digest, encode_chunk
+from scorequeue.codec import digest, encode_chunk
+from scorequeue.columns import Chunk
 from scorequeue.errors import JobDeletedError, ProtocolTooNewError, RedisRefusedError
 from scorequeue.jobs import JobSpec, JobState, Lane
 from scorequeue.keys import PROTOCOL, Keys

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scorequeue import codec
-from scorequeue.codec import Chunk, ChunkResult
+from scorequeue.columns import Chunk, ChunkResult, chunk_from_rows, origin
 from scorequeue.errors import CodecError, ProtocolTooNewError
 from scorequeue.jobs import ErrorCode, Row, RowError, RowResult
 
@@ -50,7 +50,7 @@ def results(draw: st.DrawFn) -> ChunkResult:
 
 @given(rows=ROWS, first_row=FIRST_ROWS)
 def test_a_chunk_comes_back_as_it_was(rows, first_row):
-    chunk = codec.chunk_from_rows(rows, first_row=first_row)
+    chunk = chunk_from_rows(rows, first_row=first_row)
 
     assert codec.decode_chunk(codec.encode_chunk(chunk)) == chunk
 
@@ -58,22 +58,22 @@ def test_a_chunk_comes_back_as_it_was(rows, first_row):
 @given(rows=ROWS, first_row=FIRST_ROWS)
 def test_a_chunk_keeps_all_that_its_rows_said(rows, first_row):
     """Texts, ids, faults and places are spread over columns; every row must find its own again."""
-    chunk = codec.decode_chunk(codec.encode_chunk(codec.chunk_from_rows(rows, first_row=first_row)))
+    chunk = codec.decode_chunk(codec.encode_chunk(chunk_from_rows(rows, first_row=first_row)))
 
     ids = chunk.ids if chunk.ids is not None else [str(first_row + offset) for offset in range(len(rows))]
     for offset, row in enumerate(rows):
         assert chunk.texts[offset] == row.text
         assert ids[offset] == (str(first_row + offset) if row.id is None else row.id)
         assert chunk.errors.get(offset) == row.error
-        assert codec.origin(chunk.runs, offset) == (row.source, row.line)
+        assert origin(chunk.runs, offset) == (row.source, row.line)
 
 
 @given(rows=ROWS, first_row=FIRST_ROWS)
 def test_equal_chunks_have_equal_digests_and_others_differ(rows, first_row):
     """A resumed upload and a join go by the digest."""
-    payload = codec.encode_chunk(codec.chunk_from_rows(rows, first_row=first_row))
-    again = codec.encode_chunk(codec.chunk_from_rows(list(rows), first_row=first_row))
-    other = codec.encode_chunk(codec.chunk_from_rows([*rows, Row("more")], first_row=first_row))
+    payload = codec.encode_chunk(chunk_from_rows(rows, first_row=first_row))
+    again = codec.encode_chunk(chunk_from_rows(list(rows), first_row=first_row))
+    other = codec.encode_chunk(chunk_from_rows([*rows, Row("more")], first_row=first_row))
 
     assert codec.digest(payload) == codec.digest(again)
     assert codec.digest(payload) != codec.digest(other)
@@ -83,7 +83,7 @@ def test_consecutive_lines_of_a_file_cost_one_run():
     """The places of a large file must not be as large as the file."""
     rows = [Row("a", None, "in.txt", line) for line in range(1, 257)]
 
-    assert codec.chunk_from_rows(rows, first_row=1).runs == (("in.txt", 1, 256),)
+    assert chunk_from_rows(rows, first_row=1).runs == (("in.txt", 1, 256),)
 
 
 @given(result=results())
@@ -106,7 +106,7 @@ def test_the_rows_of_a_result_are_in_order_with_a_label_or_an_error_each(result)
 
 def encoded(rows: list[Row], result: ChunkResult) -> list[tuple[bytes, type]]:
     return [
-        (codec.encode_chunk(codec.chunk_from_rows(rows, first_row=1)), Chunk),
+        (codec.encode_chunk(chunk_from_rows(rows, first_row=1)), Chunk),
         (codec.encode_result(result), ChunkResult),
     ]
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scorequeue.codec import Chunk, chunk_from_rows, decode_chunk, decode_result, encode_chunk, part_of
+from scorequeue.codec import decode_chunk, decode_result, encode_chunk
+from scorequeue.columns import Chunk, chunk_from_rows, part_of
 from scorequeue.jobs import ErrorCode, Row, RowError
 from scorequeue.records import Commit, Lease, LeasedChunk
 from worker.results import commit_of, failed_commit, good_rows

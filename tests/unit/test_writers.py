@@ -18,7 +18,7 @@ from producer.join import JoinedChunk
 from producer.output import check_output, write_output
 from producer.readers import ReaderOptions
 from producer.writers import choose_format, render_joined, render_results, render_table
-from scorequeue.codec import ChunkResult
+from scorequeue.columns import ChunkResult
 from scorequeue.errors import InputError, UsageError
 from scorequeue.jobs import ErrorCode, RowError
 
