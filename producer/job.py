@@ -197,7 +197,7 @@ class Job:
             if is_lost and self._upload is not None:
                 facts = fields("job_lost", job_id=self.id)
                 log.warning("Redis lost the job, or the end of it; it is sent again", extra=facts)
-                self._upload.run()
+                self._upload.run(give_up_at=give_up_at)
                 status = self._status(self._ledger.until(give_up_at))
             elif is_lost:
                 raise UploadLostError(

@@ -13,6 +13,7 @@ from producer.chunks import ChunkSource, calls
 from producer.gate import Gate
 from scorequeue.errors import (
     ContentConflictError,
+    JobClosedError,
     JobDeletedError,
     JobNotFoundError,
     NotFinishedError,
@@ -28,6 +29,9 @@ from scorequeue.records import ChunkUpload, Opened, fold_digest
 
 MOST_LOSSES = 10
 """How often an upload is taken up again after Redis lost the end of it."""
+
+TOUCH_EVERY_S = 60.0
+"""An upload that is held back says so often that it goes on; after an hour of silence it would expire."""
 
 LOSS_WINDOW_S = 30.0
 """A job that is gone so soon after it was sent was lost with the last second of Redis's history, and did not expire."""
@@ -71,6 +75,7 @@ class Upload:
         give_up_at: float | None,
         on_upload: OnUpload,
     ) -> None:
+        self._patient_ledger = ledger
         self._ledger = ledger.until(give_up_at)
         self._gate = gate
         self._spec = spec
@@ -83,9 +88,14 @@ class Upload:
         self._digest = ""
         self._sent_at = float("-inf")
         self._ledger_name = ""
+        self._touched_at = float("-inf")
 
-    def run(self) -> Opened:
+    def run(self, *, give_up_at: float | None = None) -> Opened:
         """Send the rows.
+
+        Args:
+            give_up_at: When to give up sending again what was sent once, by the monotonic clock; None means never. The
+                first time, the constructor's holds.
 
         Returns:
             The job as it was found or made.
@@ -95,7 +105,10 @@ class Upload:
             LimitError: A chunk has too many bytes, or the job too many rows.
             NotFinishedError: The queue stayed full until the time was over.
             JobDeletedError: Somebody deleted the job meanwhile.
+            JobClosedError: The job was cancelled, or its deadline passed, before all of it had arrived.
         """
+        if self._is_promised:
+            self._give_up_at, self._ledger = give_up_at, self._patient_ledger.until(give_up_at)
         for losses in range(1, MOST_LOSSES + 1):
             try:
                 opened = self._send_all()
@@ -109,6 +122,11 @@ class Upload:
                 facts = fields("upload_lost", job_id=self._spec.id, rows=self._rows, error=str(exc))
                 log.warning("Redis lost some of the upload; it is sent again", extra=facts)
         raise AssertionError("the last loss was raised")
+
+    @property
+    def _is_promised(self) -> bool:
+        """Whether the caller was told that the job is there."""
+        return bool(self._ledger_name)
 
     def is_lost(self) -> bool:
         """Whether a job that is gone was lost by Redis, and did not expire."""
@@ -137,12 +155,16 @@ class Upload:
         try:
             for batch in chain(start, batches):
                 self._send(batch, opened, digests, lane)
-        except (UsageError, KeyboardInterrupt, SystemExit):
+            self._ledger.seal(opened.job_id, chunks=self._chunks, rows=self._rows, digest=self._digest)
+        except (RedisUnavailableError, JobNotFoundError, JobClosedError):
+            raise  # it may go on, or there is nothing to take back, or what was scored of it stays
+        except BaseException:  # the caller's own generator may raise anything
             self._take_back(opened)
             raise
-        self._ledger.seal(opened.job_id, chunks=self._chunks, rows=self._rows, digest=self._digest)
         # Not after a job of one call: many of them a second would wait for the disk, which is written once a second.
-        self._ledger.sync()
+        if self._ledger.sync() is False:
+            facts = fields("not_synced", job_id=opened.job_id)
+            log.warning("Redis's disk is slow: a power cut now could lose the end of the upload", extra=facts)
         return opened
 
     def _send(self, batch: list[ChunkUpload], opened: Opened, arrived: Iterator[str], lane: Lane) -> None:
@@ -159,8 +181,11 @@ class Upload:
         if rest:
             if opened.state is not JobState.SUBMITTING:
                 raise self._no_more(opened)
-            self._wait_for_room(lane)
-            self._when_not_full(lambda: self._ledger.add_chunks(opened.job_id, start + known, rest))
+            self._wait_for_room(lane, job_id=opened.job_id)
+            self._when_not_full(
+                lambda: self._ledger.add_chunks(opened.job_id, start + known, rest), job_id=opened.job_id
+            )
+            self._touched_at = time.monotonic()
         self._chunks += len(batch)
         for chunk in batch:
             self._rows += chunk.rows
@@ -168,31 +193,35 @@ class Upload:
         self._on_upload(UploadProgress(self._rows, None))
 
     def _take_back(self, opened: Opened) -> None:
-        """Delete a job that will never be whole and that nobody can go on with."""
-        if opened.is_new and self._spec.idempotency_key is None:
+        """Delete a job that will never be whole, that nobody knows of and nobody can go on with."""
+        if self._spec.idempotency_key is None and not self._is_promised:
             with contextlib.suppress(RedisUnavailableError):
                 self._ledger.until(time.monotonic() + _TAKE_BACK_S).delete(opened.job_id)
 
-    def _when_not_full(self, action: Callable[[], T]) -> T:
+    def _when_not_full(self, action: Callable[[], T], *, job_id: str | None = None) -> T:
         """Do what a full Redis refuses, as soon as it does not."""
         while True:
             try:
                 return action()
             except RedisFullError as exc:
-                self._on_upload(UploadProgress(self._rows, str(exc)))
+                self._held_back(str(exc), job_id)
                 if self._give_up_at is not None and time.monotonic() >= self._give_up_at:
                     raise NotFinishedError(f"gave up uploading: {exc}") from exc
                 time.sleep(_FULL_POLL_S)
 
-    def _wait_for_room(self, lane: Lane, *, max_age_s: float = 0.0) -> None:
-        def tell(cause: str) -> None:
-            self._on_upload(UploadProgress(self._rows, cause))
+    def _held_back(self, cause: str, job_id: str | None) -> None:
+        """Say why nothing goes on, and let the job not expire meanwhile. An end of the job shows here too."""
+        self._on_upload(UploadProgress(self._rows, cause))
+        if job_id is not None and time.monotonic() - self._touched_at > TOUCH_EVERY_S:
+            self._ledger.touch(job_id)
+            self._touched_at = time.monotonic()
 
+    def _wait_for_room(self, lane: Lane, *, max_age_s: float = 0.0, job_id: str | None = None) -> None:
         self._gate.wait(
             lane,
             max_outstanding=self._max_outstanding,
             give_up_at=self._give_up_at,
-            on_wait=tell,
+            on_wait=lambda cause: self._held_back(cause, job_id),
             max_age_s=max_age_s,
         )
 
@@ -217,9 +246,11 @@ class Upload:
             for record in self._ledger.chunk_records(opened.job_id, start, count):
                 yield record.digest
 
-    def _no_more(self, opened: Opened) -> UsageError:
+    def _no_more(self, opened: Opened) -> UsageError | JobClosedError:
         if opened.state in (JobState.CANCELLED, JobState.EXPIRED, JobState.FAILED):
-            return UsageError(f"job {opened.job_id} has this idempotency key and is {opened.state}; use another key")
+            return JobClosedError(
+                f"job {opened.job_id} has this idempotency key and is {opened.state}; use another key"
+            )
         return ContentConflictError(
             f"job {opened.job_id} has this idempotency key and ends after {opened.chunks} chunks, more came;"
             " use another key for other input"

@@ -20,6 +20,7 @@ ScorequeueError
 │   └── VerificationError       6  a checkpoint version does not match its manifest
 ├── GateRefusedError            7  the promote gate said no
 ├── JobNotCleanError            8  too many failed rows, not completed, or an audit differs
+│   └── JobClosedError          8  the job ended early while it was uploaded
 └── InternalError               1  a bug or a sick machine; the log has the trace
     ├── CodecError              1  bytes in the ledger that this program cannot read
     ├── ScoreCountError         1  a backend returned another number of scores than rows
@@ -143,6 +144,10 @@ class JobNotCleanError(ScorequeueError):
     """The job ended with more failures than allowed, or an audit differs."""
 
     exit_code = ExitCode.NOT_CLEAN
+
+
+class JobClosedError(JobNotCleanError):
+    """The job was cancelled, expired or failed before all of it had arrived; what was scored stays."""
 
 
 class InternalError(ScorequeueError):

@@ -14,15 +14,12 @@ from redis.client import Pipeline
 from scorequeue.errors import JobDeletedError, JobNotFoundError, RedisUnavailableError
 from scorequeue.jobs import JobState, JobStatus, Lane
 from scorequeue.keys import Keys
-from scorequeue.records import ChunkRecord, Pressure, read_record, read_status
+from scorequeue.records import DEFAULT_LEASE_MS, ChunkRecord, Pressure, read_record, read_status
 from scorequeue.refusals import translated
 from scorequeue.scripts import Script, ScriptRunner
 
 PATIENCE_S = 10.0
 """How long a verb is repeated while Redis cannot be reached."""
-
-DEFAULT_LEASE_MS = 15_000
-"""The term while no worker has come yet; the same as in the scripts."""
 
 LIST_PAGE = 200
 """Jobs that are read in one round trip."""

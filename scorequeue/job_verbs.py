@@ -12,6 +12,7 @@ from redis.exceptions import ResponseError
 from scorequeue.errors import (
     ContentConflictError,
     InternalError,
+    JobClosedError,
     JobDeletedError,
     JobNotFoundError,
     NotFinishedError,
@@ -31,7 +32,7 @@ SYNC_TIMEOUT_MS = 2500
 """How long a seal waits for Redis's disk: every second it is told to write, and a slow one takes a second for it."""
 
 _OPEN, _ADD_CHUNKS, _SEAL = Script("open"), Script("add_chunks"), Script("seal")
-_SYNC = Script("sync")
+_TOUCH, _SYNC = Script("touch"), Script("sync")
 _CANCEL, _RETRY, _DISCARD, _DELETE = Script("cancel"), Script("retry"), Script("discard"), Script("delete")
 
 
@@ -56,11 +57,22 @@ class JobVerbs(Inquiries):
             JobNotFoundError: No such job (any more).
             UploadLostError: Chunks before these are not there (any more).
             ContentConflictError: A chunk that arrived before had other content.
-            UsageError: The job has been sealed, cancelled, or has expired.
+            JobClosedError: The job was cancelled, has expired or failed.
+            UsageError: The job has been sealed.
             RedisFullError: Redis is full.
         """
         args = _add_args(job_id, first_index, chunks)
         return int(self._refusable(job_id, lambda: self._scripts.run(_ADD_CHUNKS, args)))
+
+    def touch(self, job_id: str) -> None:
+        """Say that an upload goes on, though nothing has come for a while; silent for an hour, it expires.
+
+        Raises:
+            JobNotFoundError: No such job (any more).
+            JobClosedError: The job was cancelled, has expired or failed.
+            UsageError: The job has been sealed.
+        """
+        self._refusable(job_id, lambda: self._scripts.run(_TOUCH, [job_id]))
 
     def seal(self, job_id: str, *, chunks: int, rows: int, digest: str) -> JobState:
         """Say that all of a job has arrived; the ledger checks that it has.
@@ -75,26 +87,27 @@ class JobVerbs(Inquiries):
             JobNotFoundError: No such job (any more).
             UploadLostError: The last chunks are not there (any more).
             ContentConflictError: The job holds other chunks.
+            JobClosedError: The job was cancelled, has expired or failed before it was sealed.
         """
         args: list[Arg] = [job_id, chunks, rows, digest]
         answer = self._refusable(job_id, lambda: self._scripts.run(_SEAL, args))
         return JobState(answer.decode())
 
-    def sync(self) -> bool:
+    def sync(self) -> bool | None:
         """Wait until what was written is on Redis's disk, where the server can say so (WAITAOF, from 7.2 on).
 
         Returns:
-            Whether it is known to be there.
+            Whether it is there by now; None where the server cannot or may not say.
         """
         if not self.can_sync:
-            return False
+            return None
         try:
             with translated(self._redis), self._redis.pipeline(transaction=False) as pipe:
                 pipe.eval(_SYNC.text, 1, self.keys.prefix)  # a server waits for the writes of the same connection
                 pipe.waitaof(1, 0, SYNC_TIMEOUT_MS)
                 _, (local, _) = pipe.execute()
         except (ResponseError, RedisUnavailableError):  # no append-only file, no right to ask, or no answer
-            return False
+            return None
         return bool(local)
 
     def submit(self, spec: JobSpec, chunks: Sequence[ChunkUpload]) -> Opened:
@@ -215,6 +228,11 @@ def _refuse(job_id: str, answer: ResponseError) -> NoReturn:
             raise ContentConflictError(
                 f"chunk {rest} of job {job_id} arrived before with other content;"
                 " use another --idempotency-key for other input"
+            ) from answer
+        case "CLOSED" if JobState(rest) in (JobState.CANCELLED, JobState.EXPIRED, JobState.FAILED):
+            raise JobClosedError(
+                f"job {job_id} ended as {rest} before all of it had arrived; what was scored stays"
+                f" (producer results {job_id}), submit the rest as a new job"
             ) from answer
         case "CLOSED":
             raise UsageError(f"job {job_id} is {rest} and takes no more rows; submit a new job") from answer

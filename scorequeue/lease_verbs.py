@@ -18,6 +18,9 @@ from scorequeue.scripts import Arg, Script
 _CLAIM, _RENEW, _NOTE, _COMMIT = Script("claim"), Script("renew"), Script("note"), Script("commit")
 _RELEASE, _VOID, _DEPART = Script("release"), Script("void"), Script("depart")
 
+LEASES_AT_ONCE = 1_000
+"""Most leases that one script renews or gives back: it takes 8 to 20 ms, in which Redis answers nobody else."""
+
 _PARTS = 8
 """Values of each chunk in what ``claim`` answers."""
 
@@ -102,12 +105,14 @@ class LeaseVerbs(Inquiries):
             is_first: Whether the worker has just come; alone, it then sets the term for everybody.
         """
         args: list[Arg] = [worker_id, json.dumps(about), self.lease_ms, int(is_first), secrets.token_hex(8)]
-        answer = self._scripts.run_once(_RENEW, [*args, len(lanes), *lanes, *_lease_args(leases)])
-        lost = zip(*[iter(answer[1:])] * 3, strict=True)
-        return Renewal(
-            lost={Lease(job.decode(), int(chunk), token.decode()) for job, chunk, token in lost},
-            ledger_name=answer[0].decode(),
-        )
+        lost: set[Lease] = set()
+        ledger_name = ""
+        for part in _slices(leases) or [[]]:
+            answer = self._scripts.run_once(_RENEW, [*args, len(lanes), *lanes, *_lease_args(part)])
+            ledger_name = answer[0].decode()
+            for job, chunk, token in zip(*[iter(answer[1:])] * 3, strict=True):
+                lost.add(Lease(job.decode(), int(chunk), token.decode()))
+        return Renewal(lost=lost, ledger_name=ledger_name)
 
     def note(self, worker_id: str, lease: Lease, row: int) -> bool:
         """Write down which row of a suspect chunk is run next, alone.
@@ -141,7 +146,8 @@ class LeaseVerbs(Inquiries):
 
     def release(self, leases: Sequence[Lease]) -> int:
         """Give chunks back unscored, to the front of their lanes. Returns how many leases were still held."""
-        return int(self._scripts.run(_RELEASE, _lease_args(leases))) if leases else 0
+        # The last ones first: each goes to the front of its lane.
+        return sum(int(self._scripts.run(_RELEASE, _lease_args(part))) for part in reversed(_slices(leases)))
 
     def depart(self, worker_id: str, lanes: Sequence[Lane]) -> None:
         """Leave in order: no longer counted among the live workers."""
@@ -151,6 +157,10 @@ class LeaseVerbs(Inquiries):
 def new_token() -> str:
     """Return a random token for a claim."""
     return secrets.token_hex(8)
+
+
+def _slices(leases: Sequence[Lease]) -> list[Sequence[Lease]]:
+    return [leases[start : start + LEASES_AT_ONCE] for start in range(0, len(leases), LEASES_AT_ONCE)]
 
 
 def _lease_args(leases: Iterable[Lease]) -> list[Arg]:

@@ -73,6 +73,9 @@ class Lease(NamedTuple):
     token: str
 
 
+DEFAULT_LEASE_MS = 15_000
+"""How long a lease lasts as long as no worker has named another term."""
+
 SUSPECT_DEATHS = 2
 """Deaths after which a chunk is scored row by row, and after which a row that was noted in them is not run again."""
 

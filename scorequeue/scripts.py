@@ -27,14 +27,15 @@ from scorequeue.address import read_address
 from scorequeue.bells import ENOUGH_BELLS, ID, bell_message
 from scorequeue.errors import ProtocolTooNewError, RedisRefusedError, RedisUnavailableError
 from scorequeue.jobs import Lane
-from scorequeue.keys import PROTOCOL
+from scorequeue.keys import FIRST_FORMAT, PROTOCOL
+from scorequeue.records import DEFAULT_LEASE_MS, SUSPECT_DEATHS
 from scorequeue.refusals import meaning_of, translated
 
 SOCKET_TIMEOUT_S = 3.0
 """No single answer of a healthy Redis takes longer; a black hole is noticed after it."""
 
 OLDEST_REDIS = (6, 2)
-"""LMOVE and kombu's own sweep need it."""
+"""kombu's own sweep needs it."""
 
 OLDEST_WAITAOF = (7, 2)
 """From here on a server can say that what was written is on its disk."""
@@ -50,6 +51,8 @@ Arg = str | int | float | bytes
 _CONSTANTS = "\n".join(
     [
         f"local PROTOCOL, ENOUGH_BELLS, BELL_ID = {PROTOCOL}, {ENOUGH_BELLS}, '{ID}'",
+        f"local DEFAULT_LEASE_MS, SUSPECT_DEATHS = {DEFAULT_LEASE_MS}, {SUSPECT_DEATHS}",
+        f"local FIRST_FORMAT = '{FIRST_FORMAT}'",
         "local BELLS = {" + ", ".join(f"{lane} = [=[{bell_message(lane)}]=]" for lane in Lane) + "}",
     ]
 )

@@ -3,10 +3,9 @@
 -- Chunks arrive in order, so what is there is a prefix; one sent again must have the digest it had.
 local job, index = ARGV[1], tonumber(ARGV[2])
 local key = job_key(job)
-local f = redis.call('HMGET', key, 'state', 'lane', 'chunks', 'total', 'chunk_rows', 'deadline', 'model_version', 'format',
-  'digest')
+local f = redis.call('HMGET', key, 'state', 'lane', 'chunks', 'total', 'chunk_rows', 'model_version', 'format', 'digest')
 if not f[1] then return no_job(job) end
-local arrived, total, chunk_rows, digest = tonumber(f[3]), tonumber(f[4]), tonumber(f[5]), f[9]
+local arrived, total, chunk_rows, digest = tonumber(f[3]), tonumber(f[4]), tonumber(f[5]), f[8]
 if index > arrived then return redis.error_reply('GAP ' .. arrived) end
 
 local new, rows_added = {}, 0
@@ -39,8 +38,8 @@ end
 redis.call('HSET', key, 'chunks', arrived + #new, 'total', total, 'digest', digest)
 redis.call('HINCRBY', ROWS, f[2] .. ':backlog', rows_added)
 redis.call('HINCRBY', ROWS, f[2] .. ':waiting', rows_added)
-redis.call('ZADD', DEADLINES, math.min(now + UPLOAD_LIMIT_MS, tonumber(f[6]) or math.huge), job)
-local group = group_of(f[7], f[8])
+extend_upload(job)
+local group = group_of(f[6], f[7])
 local ring = place('ring', f[2], group)
 if not redis.call('ZSCORE', ring, job) then redis.call('ZADD', ring, redis.call('HINCRBY', META, 'turn', 1), job) end
 redis.call('ZADD', WAITS, 'NX', now, group)

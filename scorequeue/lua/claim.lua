@@ -16,6 +16,9 @@ local reply = {'', 0}
 -- Its worker had no answer, and has given back what it does not know of; this is the call, late.
 if redis.call('ZSCORE', VOIDED, request.token) then return reply end
 
+local GIVE_UP_MS = 600 * 1000
+local REFUSAL_MS = 120 * 1000 -- workers that try a version again and again say so more often than this
+
 local ready, unrefused = {}, {}
 for i, group in ipairs(request.groups) do
   ready[group], unrefused[i] = true, 'refused:' .. group
@@ -41,11 +44,16 @@ local function give_up(group, why)
   end
 end
 
-local GIVE_UP_MS = 600 * 1000
+-- "first last": how long workers have been trying it without a longer pause.
 for version, why in pairs(request.refused) do
-  if not ready[version] and redis.call('HSETNX', META, 'refused:' .. version, now) == 0 then
-    local since = redis.call('HGET', META, 'refused:' .. version)
-    if now - since >= GIVE_UP_MS then
+  if not ready[version] then
+    local field = 'refused:' .. version
+    local since, last = string.match(redis.call('HGET', META, field) or '', '^(%d+) (%d+)$')
+    if not since or now - last > REFUSAL_MS then since = now end
+    if now - since < GIVE_UP_MS then
+      redis.call('HSET', META, field, since .. ' ' .. now)
+    else
+      redis.call('HDEL', META, field)
       give_up(version, 'workers could not load version ' .. version .. ': ' .. why)
     end
   end
@@ -57,6 +65,7 @@ for i = 1, #waits, 2 do
   if not ready[waits[i]] then
     if redis.call('EXISTS', unpack(places_of(waits[i]))) == 0 then
       redis.call('ZREM', WAITS, waits[i])
+      redis.call('HDEL', META, 'refused:' .. waits[i])
     elseif not string.find(waits[i], '@') then -- bytes of a format that we cannot read are no version to load
       local is_refused = request.refused[waits[i]] ~= nil
       if reply[1] == '' or not is_refused then reply = {waits[i], now - waits[i + 1]} end
@@ -113,13 +122,14 @@ local function claim_list(list, room, max_chunks)
 end
 
 local WALK = 64
+local WALKS = 8
 -- Index of the job's next chunk that was not claimed; nil when that takes another call or there is none.
 local function next_index(id, job)
   if not job.retrying then
     job.next = job.next + 1
     return job.next - 1
   end
-  for _ = 1, 8 do -- chunks whose rows were all scored before the retry are passed over
+  for _ = 1, WALKS do -- chunks whose rows were all scored before the retry are passed over
     local names = {}
     for index = job.next, math.min(job.next + WALK, job.chunks) - 1 do names[#names + 1] = index end
     if #names == 0 then return nil end
@@ -136,18 +146,20 @@ end
 
 -- The first job's next chunk, then that job goes behind the others; all that a worker may take share the turns.
 local function claim_ring(lane, room, max_chunks)
+  if max_chunks < 1 or room < 1 then return end
   local queue, rows, chunks = {}, 0, 0
   for _, group in ipairs(request.groups) do
     local found = redis.call('ZRANGE', place('ring', lane, group), 0, max_chunks - 1, 'WITHSCORES')
     for i = 1, #found, 2 do queue[#queue + 1] = {id = found[i], turn = tonumber(found[i + 1]), group = group} end
   end
   table.sort(queue, function(a, b) return a.turn < b.turn end)
-  local first, left = 1, {}
+  local first, left, paused = 1, {}, {}
   while queue[first] and chunks < max_chunks and rows < room do
     local entry = queue[first]
     local job = load(entry.id)
     first = first + 1
     entry.served = true
+    local is_walked = true
     if is_open(job.state) and job.next < job.chunks then
       if not job.version then
         job.version = request.default -- one version per job, fixed by the first claim
@@ -157,15 +169,17 @@ local function claim_ring(lane, room, max_chunks)
         redis.call('ZADD', WAITS, 'NX', now, entry.group)
       end
       local index = next_index(entry.id, job)
+      is_walked = index ~= nil
       local got = index and lease(entry.id, job, index)
       if got then rows, chunks = rows + got, chunks + 1 end
     end
     if is_open(job.state) and job.next < job.chunks then
-      queue[#queue + 1] = entry
+      if is_walked then queue[#queue + 1] = entry else paused[#paused + 1] = entry end -- it walks on with the next call
     else
       left[#left + 1] = entry
     end
   end
+  for _, entry in ipairs(paused) do queue[#queue + 1] = entry end
   for _, entry in ipairs(left) do redis.call('ZREM', place('ring', lane, entry.group), entry.id) end
   for i = first, #queue do
     if queue[i].served then

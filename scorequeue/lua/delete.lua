@@ -2,17 +2,13 @@
 -- it was deleted before.
 allow_when_full()
 local job = ARGV[1]
-local f = redis.call('HMGET', job_key(job), 'state', 'key')
-if not f[1] then
+local state = redis.call('HGET', job_key(job), 'state')
+if not state then
   if redis.call('ZSCORE', DELETED, job) then return 0 end
   return no_job(job)
 end
-if is_open(f[1]) then finish(job, 'cancelled') end
-redis.call('UNLINK', job_key(job), job_key(job, 'inputs'), job_key(job, 'chunks'), job_key(job, 'results'),
-  job_key(job, 'deaths'))
-if f[2] then redis.call('DEL', P .. 'key:' .. f[2]) end
-redis.call('ZREM', JOBS, job)
-redis.call('ZREM', ENDINGS, job)
+if is_open(state) then finish(job, 'cancelled') end
+remove(job)
 redis.call('ZADD', DELETED, now, job)
 redis.call('ZREMRANGEBYSCORE', DELETED, '-inf', now - FORGET_MS)
 return 1

@@ -1,7 +1,8 @@
 -- open: ARGV job, digest of the idempotency key or '', ttl_ms, deadline_ms or '', name of this ledger if it has none, then
 -- the job's own fields and values.
 -- Returns {job, created 0|1, state, chunks, chunk_rows, reader_options, version asked for, name of this ledger}.
--- The same job id or idempotency key again returns the job that is there.
+-- The same job id or idempotency key again returns the job that is there; an upload that stopped for so long that it expired
+-- gives its key to a new job.
 local job, key_digest = ARGV[1], ARGV[2]
 
 local function answer(found, created)
@@ -12,7 +13,12 @@ end
 if redis.call('ZSCORE', DELETED, job) then return no_job(job) end
 if key_digest ~= '' then
   local first = redis.call('GET', P .. 'key:' .. key_digest)
-  if first and redis.call('EXISTS', job_key(first)) == 1 then return answer(first, 0) end
+  local f = first and redis.call('HMGET', job_key(first), 'state', 'sealed')
+  if f and f[1] == 'expired' and not f[2] then
+    remove(first)
+  elseif f and f[1] then
+    return answer(first, 0)
+  end
 end
 if redis.call('EXISTS', job_key(job)) == 1 then return answer(job, 0) end
 

@@ -5,12 +5,10 @@ local META, JOBS, ENDINGS, DEADLINES, DELETED = P .. 'meta', P .. 'jobs', P .. '
 local ROWS, LEASES, HOLDERS, NOTED = P .. 'rows', P .. 'leases', P .. 'holders', P .. 'noted'
 local CLOSED, VOIDED, WAITS = P .. 'closed', P .. 'voided', P .. 'waits'
 local LANES = {'express', 'bulk'}
-local DEFAULT_LEASE_MS = 15000
 local UPLOAD_LIMIT_MS = 3600 * 1000 -- a job with no upload for so long expires
 local FORGET_MS = 3600 * 1000       -- silent workers and deleted jobs are forgotten after so long
 local SWEEP_LIMIT = 200             -- most leases, deadlines, ended jobs taken back in one call; the next call goes on
 local FORGET_LIMIT = 1000           -- most members that leave a lane's zset in one call
-local SUSPECT_DEATHS = 2            -- a chunk whose lease expired so often is scored row by row
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -30,7 +28,7 @@ local function allow_when_full() redis.call('DEL', P .. 'scratch') end
 -- Work is kept apart by what a worker needs to have ready for it: the version (none until the first claim pins one), and
 -- the format of the chunks' bytes where it is not the first one.
 local function group_of(version, format)
-  return (version or '') .. ((format and format ~= '1') and ('@' .. format) or '')
+  return (version or '') .. ((format and format ~= FIRST_FORMAT) and ('@' .. format) or '')
 end
 local function place(kind, lane, group) return P .. kind .. ':' .. lane .. ':' .. group end
 
@@ -52,9 +50,11 @@ local function read_record(text)
     failed = tonumber(failed), truncated = tonumber(truncated), kept = tonumber(kept), token = token,
   }
 end
-local function write_record(job, index, r)
-  redis.call('HSET', job_key(job, 'chunks'), index,
-    table.concat({r.rows, r.digest, r.pending, r.scored, r.failed, r.truncated, r.kept, r.token}, ' '))
+local function format_record(r)
+  return table.concat({r.rows, r.digest, r.pending, r.scored, r.failed, r.truncated, r.kept, r.token}, ' ')
+end
+local function write_record(job, index, record)
+  redis.call('HSET', job_key(job, 'chunks'), index, format_record(record))
 end
 
 -- Wakes a worker: the Celery message is part of the step that brings the work (see bells.py).
@@ -94,6 +94,16 @@ local function finish(job, state, reason)
   end
   if f[9] then redis.call('PEXPIREAT', P .. 'key:' .. f[9], expires) end
   redis.call('PUBLISH', P .. 'ended:' .. job, state)
+end
+
+-- Takes all that is kept of an ended job away.
+local function remove(job)
+  local first = redis.call('HGET', job_key(job), 'key')
+  redis.call('UNLINK', job_key(job), job_key(job, 'inputs'), job_key(job, 'chunks'), job_key(job, 'results'),
+    job_key(job, 'deaths'))
+  if first then redis.call('DEL', P .. 'key:' .. first) end
+  redis.call('ZREM', JOBS, job)
+  redis.call('ZREM', ENDINGS, job)
 end
 
 -- "deaths row:deaths row:deaths ..." of a chunk: how often its lease expired, and which row was the noted one then.
@@ -136,13 +146,22 @@ local function take_back(member, is_death)
   redis.call('ZADD', WAITS, 'NX', now, group)
 end
 
--- Stamps the ledger. After a silence of half a term, Redis was away and not the workers: leases get a full term first.
--- A lease beyond one term, left by a clock that jumped, is cut to it.
+-- Gives an upload its hour anew; a deadline that comes before stays.
+local function extend_upload(job)
+  local deadline = tonumber(redis.call('HGET', job_key(job), 'deadline') or math.huge)
+  redis.call('ZADD', DEADLINES, math.min(now + UPLOAD_LIMIT_MS, deadline), job)
+end
+
+-- Stamps the ledger. After a silence of half a term, Redis was away and not the workers: leases get a full term first, and
+-- uploads that would have run out a new hour. A lease beyond one term, left by a clock that jumped, is cut to it.
 local function stamp()
   local last = tonumber(meta[3]) or now
   local renewed
   if now - last > term / 2 or last > now then
     renewed = redis.call('ZRANGE', LEASES, 0, -1)
+    for _, job in ipairs(redis.call('ZRANGEBYSCORE', DEADLINES, '-inf', now)) do
+      if redis.call('HGET', job_key(job), 'state') == 'submitting' then extend_upload(job) end
+    end
   else
     renewed = redis.call('ZRANGEBYSCORE', LEASES, '(' .. (now + term), '+inf')
   end
@@ -155,10 +174,10 @@ local function sweep()
   local expired = redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, SWEEP_LIMIT)
   for i = #expired, 1, -1 do take_back(expired[i], true) end -- backwards: each goes to the front, so the oldest ends first
   for _, job in ipairs(redis.call('ZRANGEBYSCORE', DEADLINES, '-inf', now, 'LIMIT', 0, SWEEP_LIMIT)) do
-    local state = redis.call('HGET', job_key(job), 'state')
-    if state == 'submitting' then
-      finish(job, 'expired', 'the upload stopped before it was sealed, or the deadline passed')
-    elseif is_open(state) then
+    local f = redis.call('HMGET', job_key(job), 'state', 'deadline')
+    if f[1] == 'submitting' and (tonumber(f[2]) or math.huge) > now then
+      finish(job, 'expired', 'the upload stopped: nothing came for an hour, and it was not complete')
+    elseif is_open(f[1]) then
       finish(job, 'expired', 'the deadline passed')
     else
       redis.call('ZREM', DEADLINES, job)

@@ -8,13 +8,20 @@ if f[2] == token then return tonumber(f[3]) end
 if f[1] ~= 'completed' then return redis.error_reply('STATE ' .. f[1]) end
 if f[7] then return redis.error_reply('DISCARDED') end
 
-local rows, chunks = 0, 0
-for _, index in ipairs(redis.call('HKEYS', job_key(job, 'inputs'))) do
-  local record = read_record(redis.call('HGET', job_key(job, 'chunks'), index))
-  rows, chunks = rows + record.kept, chunks + 1
-  record.pending, record.failed, record.kept = record.kept, record.failed - record.kept, 0
-  write_record(job, index, record)
-  redis.call('ZADD', P .. 'lane:' .. f[4], now, member_of(job, index))
+local AT_ONCE = 1000 -- chunks a call: one by one took three times as long
+local kept = redis.call('HKEYS', job_key(job, 'inputs'))
+local rows, chunks = 0, #kept
+for first = 1, chunks, AT_ONCE do
+  local indices, records, members = {unpack(kept, first, math.min(first + AT_ONCE - 1, chunks))}, {}, {}
+  for i, text in ipairs(redis.call('HMGET', job_key(job, 'chunks'), unpack(indices))) do
+    local record = read_record(text)
+    rows = rows + record.kept
+    record.pending, record.failed, record.kept = record.kept, record.failed - record.kept, 0
+    records[2 * i - 1], records[2 * i] = indices[i], format_record(record)
+    members[2 * i - 1], members[2 * i] = now, member_of(job, indices[i])
+  end
+  redis.call('HSET', job_key(job, 'chunks'), unpack(records))
+  redis.call('ZADD', P .. 'lane:' .. f[4], unpack(members))
 end
 if rows == 0 then return 0 end
 redis.call('HSET', key, 'state', 'queued', 'retrying', 1, 'retry_token', token, 'retried', rows, 'next', 0)

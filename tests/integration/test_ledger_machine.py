@@ -27,7 +27,14 @@ from hypothesis.stateful import (
 
 from scorequeue.codec import digest, encode_chunk
 from scorequeue.columns import Chunk
-from scorequeue.errors import ContentConflictError, JobDeletedError, JobNotFoundError, NotFinishedError, UsageError
+from scorequeue.errors import (
+    ContentConflictError,
+    JobClosedError,
+    JobDeletedError,
+    JobNotFoundError,
+    NotFinishedError,
+    UsageError,
+)
 from scorequeue.jobs import JobSpec, JobState, Lane
 from scorequeue.ledger import Ledger, new_token
 from scorequeue.records import SUSPECT_DEATHS, ChunkUpload, Commit, LaneRoom, Lease, fold_digest, read_record
@@ -81,6 +88,15 @@ class ModelJob:
         return self.end is None
 
     @property
+    def is_dropped(self) -> bool:
+        return self.end in (JobState.CANCELLED, JobState.EXPIRED)
+
+    @property
+    def has_stopped(self) -> bool:
+        """Whether its upload stopped for so long that it expired: its key is free then."""
+        return self.end is JobState.EXPIRED and not self.is_sealed
+
+    @property
     def pending(self) -> int:
         return sum(chunk.pending for chunk in self.chunks)
 
@@ -112,6 +128,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.prefix = self.ledger.keys.prefix
         self.model: dict[str, ModelJob] = {}
         self.deleted: set[str] = set()
+        self.replaced: set[str] = set()
         self.noted: dict[str, tuple[Lease, int]] = {}
         self.leases: list[Lease] = []
         self.opened = 0
@@ -129,6 +146,10 @@ class LedgerMachine(RuleBasedStateMachine):
         if job is None or not job.is_open or job.chunks[lease.chunk].lease != lease:
             return None
         return job.chunks[lease.chunk]
+
+    def gone(self, job_id: str) -> type[JobNotFoundError]:
+        """What is raised for a job that is not there: it is known which ones were deleted."""
+        return JobNotFoundError if job_id in self.replaced else JobDeletedError
 
     def draw_lease(self, data: st.DataObject) -> Lease:
         """One that is held, mostly; else any that was given out."""
@@ -150,7 +171,12 @@ class LedgerMachine(RuleBasedStateMachine):
         spec = JobSpec(id=job_id, lane=lane, chunk_rows=CHUNK_ROWS, ttl_s=600, idempotency_key=key)
         opened = self.ledger.open(spec)
         assert opened.is_new is (opened.job_id == spec.id)
-        assert opened.is_new is (key is None or all(job.key != key for job in self.model.values()))
+        before = next((job_id for job_id, job in self.model.items() if job.key == key and key is not None), None)
+        if before is not None and self.model[before].has_stopped:
+            del self.model[before]
+            self.replaced.add(before)
+            before = None
+        assert opened.is_new is (before is None)
         if opened.is_new:
             self.model[spec.id] = ModelJob(lane, key)
         assert opened.chunks == len(self.model[opened.job_id].chunks)
@@ -172,13 +198,13 @@ class LedgerMachine(RuleBasedStateMachine):
         sizes = [CHUNK_ROWS] * (count - 1) + [last_rows]
         uploads = [upload(first + n, rows) for n, rows in enumerate(sizes)]
         if job is None:
-            with pytest.raises(JobDeletedError):
+            with pytest.raises(self.gone(job_id)):
                 self.ledger.add_chunks(job_id, first, uploads)
         elif not job.is_full:
             with pytest.raises(ContentConflictError):
                 self.ledger.add_chunks(job_id, first, uploads)
         elif job.is_sealed or not job.is_open:
-            with pytest.raises(UsageError):
+            with pytest.raises(JobClosedError if job.is_dropped else UsageError):
                 self.ledger.add_chunks(job_id, first, uploads)
         else:
             assert self.ledger.add_chunks(job_id, first, uploads) == first + count
@@ -209,8 +235,12 @@ class LedgerMachine(RuleBasedStateMachine):
             with pytest.raises(ContentConflictError):
                 self.ledger.seal(job_id, chunks=chunks, rows=rows, digest="00")
             return
+        if not job.is_open and not job.is_sealed:
+            with pytest.raises(JobClosedError):
+                self.ledger.seal(job_id, chunks=chunks, rows=rows, digest=all_digests)
+            return
         self.ledger.seal(job_id, chunks=chunks, rows=rows, digest=all_digests)
-        job.is_sealed = job.is_sealed or job.is_open
+        job.is_sealed = True
         job.close_if_done()
 
     @rule(job_id=jobs, data=st.data())
@@ -219,7 +249,7 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         job = self.model.get(job_id)
         if job is None:
-            with pytest.raises(JobDeletedError):
+            with pytest.raises(self.gone(job_id)):
                 self.ledger.cancel(job_id)
             return
         if job.is_open:
@@ -251,7 +281,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def discard(self, job_id: str) -> None:
         job = self.model.get(job_id)
         if job is None or job.is_open:
-            with pytest.raises((JobDeletedError, NotFinishedError)):
+            with pytest.raises(self.gone(job_id) if job is None else NotFinishedError):
                 self.ledger.discard(job_id)
         else:
             assert self.ledger.discard(job_id) == sum(chunk.has_results for chunk in job.chunks)
@@ -260,6 +290,10 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(job_id=jobs, data=st.data())
     def delete(self, job_id: str, data: st.DataObject) -> None:
         if not self.draw_ended(data, job_id):
+            return
+        if job_id in self.replaced:
+            with pytest.raises(JobNotFoundError):
+                self.ledger.delete(job_id)
             return
         assert self.ledger.delete(job_id) is (self.model.pop(job_id, None) is not None)
         self.deleted.add(job_id)
@@ -471,6 +505,17 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger.sweep()
         self._take_back_expired()
         job.close(JobState.EXPIRED)
+
+    @rule(job_id=jobs, data=st.data())
+    def an_hour_passes_without_redis(self, job_id: str, data: st.DataObject) -> None:
+        """An upload gets its hour anew; a deadline has passed."""
+        job = self.model.get(job_id)
+        if job is None or not job.is_open or not (job.is_sealed is False or self.draw_ended(data, job_id)):
+            return
+        self.redis.zadd(f"{self.prefix}deadlines", {job_id: LONG_AGO_MS})
+        self.redis_was_away(False)
+        if job.is_sealed:
+            job.close(JobState.EXPIRED)
 
     def _take_back_expired(self) -> None:
         for job_id, job in self.model.items():

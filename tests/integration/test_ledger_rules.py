@@ -11,11 +11,17 @@ import redis
 from producer.client import new_job_id
 from scorequeue.codec import digest, encode_chunk
 from scorequeue.columns import Chunk
-from scorequeue.errors import JobDeletedError, ProtocolTooNewError, RedisRefusedError
+from scorequeue.errors import (
+    JobClosedError,
+    JobDeletedError,
+    JobNotFoundError,
+    ProtocolTooNewError,
+    RedisRefusedError,
+)
 from scorequeue.jobs import JobSpec, JobState, Lane
 from scorequeue.keys import PROTOCOL, Keys
 from scorequeue.ledger import Ledger, new_token
-from scorequeue.records import ChunkUpload, Claim, Commit, LaneRoom, Lease
+from scorequeue.records import ChunkUpload, Claim, Commit, LaneRoom, Lease, fold_digest
 from scorequeue.settings import Settings
 
 EVERYTHING = [LaneRoom(Lane.EXPRESS, 100_000, 1_000), LaneRoom(Lane.BULK, 100_000, 1_000)]
@@ -53,6 +59,12 @@ def die(ledger: Ledger, raw: redis.Redis, *leases: Lease) -> None:
     """Let leases run out, and have it noticed."""
     raw.zadd(f"{ledger.keys.prefix}leases", {f"{lease.job_id}:{lease.chunk}": LONG_AGO_MS for lease in leases}, xx=True)
     ledger.sweep()
+
+
+def shift_refusal(ledger: Ledger, raw: redis.Redis, version: str, *, since_s: int, last_s: int = 0) -> None:
+    """Let a version have been refused for longer, and for the last time longer ago."""
+    since, last = map(int, (raw.hget(ledger.keys.meta, f"refused:{version}") or b"").split())
+    raw.hset(ledger.keys.meta, f"refused:{version}", f"{since - 1000 * since_s} {last - 1000 * last_s}")
 
 
 def make_suspects(ledger: Ledger, raw: redis.Redis) -> None:
@@ -183,7 +195,7 @@ def test_job_whose_version_nobody_can_load_fails_after_ten_minutes(ledger: Ledge
     claim(ledger, refused=refused)
     assert ledger.status(job).state is JobState.QUEUED
 
-    raw.hincrby(ledger.keys.meta, "refused:v9", -601_000)
+    shift_refusal(ledger, raw, "v9", since_s=601)
     claim(ledger, refused=refused)
 
     failed = ledger.status(job)
@@ -196,7 +208,7 @@ def test_version_that_some_worker_has_is_not_given_up(ledger: Ledger, raw: redis
     """One host may lack a folder that another one has."""
     job = submit(ledger, 2, model_version="v9")
     claim(ledger, refused={"v9": "no such version"})
-    raw.hincrby(ledger.keys.meta, "refused:v9", -601_000)
+    shift_refusal(ledger, raw, "v9", since_s=601)
     ledger.claim("w9", [], versions=["v9"], default_version="v9")
 
     claim(ledger, refused={"v9": "no such version"})
@@ -363,3 +375,168 @@ def test_list_goes_on_behind_a_page_of_other_states(
 
     assert [status.id for status in ledger.jobs(states=[JobState.QUEUED])] == [jobs[1], jobs[0]]
     assert [status.id for status in ledger.jobs(limit=4)] == jobs[:3:-1]
+
+
+# --- the life of an upload ---
+
+
+def start_upload(ledger: Ledger, *, key: str | None = None, job: str | None = None, chunks: int = 2) -> str:
+    spec = JobSpec(id=job or new_job_id(), lane=Lane.BULK, chunk_rows=2, ttl_s=60, idempotency_key=key)
+    opened = ledger.open(spec)
+    payloads = [encode_chunk(Chunk(first_row=1 + 2 * index, texts=["a", "b"])) for index in range(chunks)]
+    ledger.add_chunks(opened.job_id, 0, [ChunkUpload(payload, 2, digest(payload)) for payload in payloads])
+    return opened.job_id
+
+
+def sealed_digest(ledger: Ledger, job: str) -> str:
+    folded = ""
+    for record in ledger.chunk_records(job, 0, 2):
+        folded = fold_digest(folded, record.digest)
+    return folded
+
+
+def make_due(ledger: Ledger, raw: redis.Redis, job: str) -> None:
+    """Let an upload's hour, or a deadline, be over."""
+    raw.zadd(f"{ledger.keys.prefix}deadlines", {job: LONG_AGO_MS}, xx=True)
+
+
+def test_upload_that_is_held_back_does_not_expire(ledger: Ledger, raw: redis.Redis) -> None:
+    job = start_upload(ledger)
+    make_due(ledger, raw, job)
+
+    ledger.touch(job)
+    ledger.sweep()
+
+    assert ledger.status(job).state is JobState.SUBMITTING
+
+
+def test_touch_says_that_the_job_has_ended(ledger: Ledger, raw: redis.Redis) -> None:
+    job = start_upload(ledger)
+    ledger.cancel(job)
+
+    with pytest.raises(JobClosedError, match="ended as cancelled before all of it had arrived"):
+        ledger.touch(job)
+
+
+def test_uploads_get_their_hour_anew_after_redis_was_away(ledger: Ledger, raw: redis.Redis) -> None:
+    """Redis away for an hour, or a clock that jumped, is not a producer that stopped."""
+    job, late = start_upload(ledger), start_upload(ledger)
+    claim(ledger)
+    raw.hset(ledger.keys.job(late), "deadline", LONG_AGO_MS)
+    for each in (job, late):
+        make_due(ledger, raw, each)
+    raw.hincrby(ledger.keys.meta, "stamp", -3_700_000)
+
+    claim(ledger)
+
+    assert ledger.status(job).state is JobState.SUBMITTING
+    assert (ledger.status(late).state, ledger.status(late).error) == (JobState.EXPIRED, "the deadline passed")
+
+
+def test_upload_that_expired_gives_its_key_to_the_next_one(ledger: Ledger, raw: redis.Redis) -> None:
+    first = start_upload(ledger, key="weekly")
+    make_due(ledger, raw, first)
+    ledger.sweep()
+    assert "the upload stopped" in (ledger.status(first).error or "")
+
+    second = start_upload(ledger, key="weekly")
+
+    assert second != first
+    assert start_upload(ledger, key="weekly") == second
+    with pytest.raises(JobNotFoundError):
+        ledger.status(first)
+    assert not raw.keys(f"{ledger.keys.prefix}job:{first}*")
+
+
+def test_sealed_job_that_expired_keeps_its_key(ledger: Ledger, raw: redis.Redis) -> None:
+    job = submit(ledger, 2, idempotency_key="weekly", deadline_s=3600)
+    make_due(ledger, raw, job)
+    raw.hset(ledger.keys.job(job), "deadline", LONG_AGO_MS)
+    ledger.sweep()
+    assert ledger.status(job).state is JobState.EXPIRED
+
+    assert submit(ledger, 2, idempotency_key="weekly") == job
+
+
+def test_job_that_ended_while_it_was_uploaded_cannot_be_sealed(ledger: Ledger) -> None:
+    """It used to be accepted, and the producer printed the id of a job without a pending row."""
+    job = start_upload(ledger)
+    ledger.cancel(job)
+
+    with pytest.raises(JobClosedError):
+        ledger.seal(job, chunks=2, rows=4, digest=sealed_digest(ledger, job))
+
+
+# --- versions that cannot be loaded, again ---
+
+
+def test_old_refusal_does_not_fail_a_new_job(ledger: Ledger, raw: redis.Redis) -> None:
+    """Workers must have tried for ten minutes without a pause, not once some days ago."""
+    refused = {"v9": "no such version"}
+    claim(ledger, refused=refused)
+    shift_refusal(ledger, raw, "v9", since_s=90_000, last_s=90_000)
+    job = submit(ledger, 1, model_version="v9")
+
+    claim(ledger, refused=refused)
+    shift_refusal(ledger, raw, "v9", since_s=500)
+    claim(ledger, refused=refused)
+
+    assert ledger.status(job).state is JobState.QUEUED
+
+
+def test_refusals_are_forgotten_with_the_work_that_needed_them(ledger: Ledger, raw: redis.Redis) -> None:
+    job = submit(ledger, 1, model_version="v9")
+    claim(ledger, refused={"v9": "no such version"})
+    assert raw.hexists(ledger.keys.meta, "refused:v9")
+    ledger.cancel(job)
+
+    claim(ledger)
+
+    assert not raw.hexists(ledger.keys.meta, "refused:v9")
+
+
+# --- what one call may cost ---
+
+
+def test_claim_walks_a_large_retried_job_in_several_calls(ledger: Ledger, raw: redis.Redis) -> None:
+    """Only the last of 1,500 chunks has a row to try again: one script must not look at all of them."""
+    job = submit(ledger, 1_500, rows=1)
+    for chunk in claim(ledger, lanes=[LaneRoom(Lane.BULK, 10_000, 10_000)]).chunks:
+        is_last = chunk.lease.chunk == 1_499
+        kept = {"failed": 1, "kept": 1, "kept_texts": chunk.payload} if is_last else {"failed": 0}
+        ledger.commit([Commit(chunk.lease, scored=1 - is_last, truncated=0, payload=b"r", **kept)])  # type: ignore[arg-type]
+    assert ledger.retry(job) == 1
+
+    calls = [len(claim(ledger).chunks) for _ in range(3)]
+
+    assert calls == [0, 0, 1]
+
+
+def test_retry_of_many_chunks_counts_each_row_once(ledger: Ledger, raw: redis.Redis) -> None:
+    job = submit(ledger, 2_100, rows=1)
+    chunks = claim(ledger, lanes=[LaneRoom(Lane.BULK, 10_000, 10_000)]).chunks
+    for start in range(0, len(chunks), 100):
+        ledger.commit([Commit(c.lease, 0, 1, 0, b"r", 1, c.payload) for c in chunks[start : start + 100]])
+
+    assert ledger.retry(job) == 2_100
+
+    status = ledger.status(job)
+    assert (status.pending, status.failed, raw.zcard(f"{ledger.keys.prefix}lane:bulk")) == (2_100, 0, 2_100)
+    again = claim(ledger, lanes=[LaneRoom(Lane.BULK, 10_000, 10_000)]).chunks
+    assert [chunk.lease.chunk for chunk in again] == list(range(2_100))
+    assert all(chunk.pending == 1 for chunk in again)
+
+
+def test_leases_are_renewed_and_given_back_in_slices(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scorequeue.lease_verbs.LEASES_AT_ONCE", 3)
+    submit(ledger, 8, rows=1)
+    leases = [chunk.lease for chunk in claim(ledger).chunks]
+    foreign = Lease(leases[4].job_id, 4, new_token())
+
+    renewal = ledger.renew("w1", {}, [Lane.BULK], [*leases, foreign])
+    released = ledger.release(leases)
+
+    assert renewal.lost == {foreign}
+    assert renewal.ledger_name == ledger.renew("w1", {}, [Lane.BULK], []).ledger_name
+    assert released == 8
+    assert [chunk.lease.chunk for chunk in claim(ledger).chunks] == list(range(8))

@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 import redis
 
+import producer.chunks
+import producer.upload
 from producer import Client
 from producer.cli.root import _TERMINATED
-from scorequeue.errors import ExitCode, JobNotFoundError
+from producer.upload import UploadProgress
+from scorequeue.errors import ExitCode, JobClosedError, JobNotFoundError, NotFinishedError
 from scorequeue.jobs import ErrorCode, JobState
 from scorequeue.ledger import Ledger
 from scorequeue.settings import Settings
@@ -46,6 +49,12 @@ def ledger(settings: Settings) -> Iterator[Ledger]:
 def client(settings: Settings) -> Iterator[Client]:
     with Client(settings=settings) as client:
         yield client
+
+
+@pytest.fixture
+def short_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uploads of a few hundred rows take several calls."""
+    monkeypatch.setattr(producer.chunks, "CALL_ROWS", 50)
 
 
 def status(sh: Shell, job_id: str) -> dict[str, object]:
@@ -317,6 +326,102 @@ def test_an_interrupted_upload_without_a_key_is_taken_back(client: Client) -> No
 
     (left,) = client.jobs()
     assert left.state is JobState.SUBMITTING
+
+
+@pytest.mark.parametrize("end", ["cancel", "deadline"])
+def test_a_job_that_ends_in_mid_upload_keeps_what_was_scored(
+    client: Client, ledger: Ledger, redis_url: str, end: str, short_calls: None
+) -> None:
+    """The uploader used to take it away, and the scored rows with it."""
+
+    def rows() -> Iterator[str]:
+        for number in range(400):
+            if number == 300:
+                (job,) = client.jobs()
+                score_waiting(ledger, most_chunks=5)
+                if end == "cancel":
+                    ledger.cancel(job.id)
+                else:
+                    with redis.Redis.from_url(redis_url) as raw:
+                        raw.hset(ledger.keys.job(job.id), "deadline", 1)
+                        raw.zadd(f"{ledger.keys.prefix}deadlines", {job.id: 1})
+                    ledger.sweep()
+            yield f"sentence {number}"
+
+    with pytest.raises(JobClosedError, match="ended as"):
+        client.submit(rows())
+
+    (left,) = client.jobs()
+    assert left.state is (JobState.CANCELLED if end == "cancel" else JobState.EXPIRED)
+    assert left.scored == 10
+    assert len(list(client.job(left.id).results())) == 10
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, NotFinishedError])
+def test_an_upload_whose_rows_raise_is_taken_back(client: Client, error: type[Exception], short_calls: None) -> None:
+    """Scored for nobody, its rows would count in the very backlog that holds others back."""
+
+    def rows() -> Iterator[str]:
+        for number in range(400):
+            if number == 300:
+                raise error
+            yield f"sentence {number}"
+
+    with pytest.raises(error):
+        client.submit(rows())
+
+    assert client.jobs() == []
+
+
+def test_an_upload_that_gave_up_waiting_for_room_is_taken_back(client: Client, short_calls: None) -> None:
+    with pytest.raises(NotFinishedError):
+        client.submit([f"sentence {number}" for number in range(400)], max_outstanding=100, timeout_s=0.5)
+
+    assert client.jobs() == []
+
+
+def test_an_upload_that_is_held_back_does_not_expire(
+    client: Client, ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch, short_calls: None
+) -> None:
+    """With workers away for more than an hour, the first one that came back expired the job of a waiting producer."""
+    monkeypatch.setattr(producer.upload, "TOUCH_EVERY_S", 0.05)
+    waits = 0
+
+    def on_progress(progress: UploadProgress) -> None:
+        nonlocal waits
+        if progress.waiting_for is None:
+            return
+        waits += 1
+        (job,) = client.jobs()
+        if waits <= 3:  # an hour is over
+            with redis.Redis.from_url(redis_url) as raw:
+                raw.zadd(f"{ledger.keys.prefix}deadlines", {job.id: 1})
+        elif waits >= 5:
+            score_waiting(ledger)
+
+    job = client.submit((f"row {number}" for number in range(400)), max_outstanding=100, on_progress=on_progress)
+    score_waiting(ledger)
+
+    assert waits >= 5
+    assert job.status().state is JobState.COMPLETED
+
+
+def test_a_keyed_upload_that_ended_early_is_not_taken_for_whole(
+    client: Client, ledger: Ledger, short_calls: None
+) -> None:
+    """Killed behind its last chunk and cancelled then: the same command used to print its id and exit 0."""
+
+    def rows() -> Iterator[str]:
+        yield from (f"sentence {number}" for number in range(400))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        client.submit(rows(), idempotency_key="k")
+    (left,) = client.jobs()
+    ledger.cancel(left.id)
+
+    with pytest.raises(JobClosedError):
+        client.submit((f"sentence {number}" for number in range(400)), idempotency_key="k")
 
 
 def test_waiting_for_a_job_of_files_sends_it_again_when_redis_has_lost_it(
