@@ -22,7 +22,7 @@ from scorequeue.errors import (
     UploadLostError,
     UsageError,
 )
-from scorequeue.jobs import JobSpec, JobState, Lane
+from scorequeue.jobs import ENDED_EARLY, JobSpec, JobState, Lane
 from scorequeue.ledger import Ledger
 from scorequeue.logs import fields
 from scorequeue.records import ChunkUpload, Opened, fold_digest
@@ -47,10 +47,17 @@ log = logging.getLogger(__name__)
 
 
 class UploadProgress(NamedTuple):
-    """How far an upload is; ``waiting_for`` says why it stands still, in words."""
+    """How far an upload is.
+
+    Attributes:
+        rows: Rows that have arrived.
+        waiting_for: Why it stands still, in words.
+        whole_job: Id of the job once all of it has arrived.
+    """
 
     rows: int
     waiting_for: str | None
+    whole_job: str | None = None
 
 
 OnUpload = Callable[[UploadProgress], None]
@@ -146,7 +153,7 @@ class Upload:
             self._wait_for_room(self._spec.lane, max_age_s=_GATE_MAX_AGE_S)
             opened = self._when_not_full(lambda: self._ledger.submit(self._spec, start[0]))
             if opened.is_new:
-                self._on_upload(UploadProgress(sum(chunk.rows for chunk in start[0]), None))
+                self._on_upload(UploadProgress(sum(chunk.rows for chunk in start[0]), None, opened.job_id))
                 return opened
         else:
             opened = self._when_not_full(lambda: self._ledger.open(self._spec))
@@ -155,12 +162,15 @@ class Upload:
         try:
             for batch in chain(start, batches):
                 self._send(batch, opened, digests, lane)
-            self._ledger.seal(opened.job_id, chunks=self._chunks, rows=self._rows, digest=self._digest)
+            state = self._ledger.seal(opened.job_id, chunks=self._chunks, rows=self._rows, digest=self._digest)
+            if state in ENDED_EARLY:
+                raise self._no_more(opened._replace(state=state))
         except (RedisUnavailableError, JobNotFoundError, JobClosedError):
             raise  # it may go on, or there is nothing to take back, or what was scored of it stays
         except BaseException:  # the caller's own generator may raise anything
             self._take_back(opened)
             raise
+        self._on_upload(UploadProgress(self._rows, None, opened.job_id))
         # Not after a job of one call: many of them a second would wait for the disk, which is written once a second.
         if self._ledger.sync() is False:
             facts = fields("not_synced", job_id=opened.job_id)
@@ -247,7 +257,7 @@ class Upload:
                 yield record.digest
 
     def _no_more(self, opened: Opened) -> UsageError | JobClosedError:
-        if opened.state in (JobState.CANCELLED, JobState.EXPIRED, JobState.FAILED):
+        if opened.state in ENDED_EARLY:
             return JobClosedError(
                 f"job {opened.job_id} has this idempotency key and is {opened.state}; use another key"
             )

@@ -21,7 +21,7 @@ from scorequeue.errors import (
     UsageError,
 )
 from scorequeue.inquiries import Inquiries
-from scorequeue.jobs import JobSpec, JobState
+from scorequeue.jobs import ENDED_EARLY, JobSpec, JobState
 from scorequeue.records import ChunkUpload, Opened, fold_digest, read_opened
 from scorequeue.refusals import translated
 from scorequeue.scripts import Arg, Script
@@ -56,9 +56,8 @@ class JobVerbs(Inquiries):
         Raises:
             JobNotFoundError: No such job (any more).
             UploadLostError: Chunks before these are not there (any more).
-            ContentConflictError: A chunk that arrived before had other content.
+            ContentConflictError: A chunk that arrived before had other content, or the job has been sealed.
             JobClosedError: The job was cancelled, has expired or failed.
-            UsageError: The job has been sealed.
             RedisFullError: Redis is full.
         """
         args = _add_args(job_id, first_index, chunks)
@@ -70,7 +69,7 @@ class JobVerbs(Inquiries):
         Raises:
             JobNotFoundError: No such job (any more).
             JobClosedError: The job was cancelled, has expired or failed.
-            UsageError: The job has been sealed.
+            ContentConflictError: The job has been sealed.
         """
         self._refusable(job_id, lambda: self._scripts.run(_TOUCH, [job_id]))
 
@@ -229,13 +228,16 @@ def _refuse(job_id: str, answer: ResponseError) -> NoReturn:
                 f"chunk {rest} of job {job_id} arrived before with other content;"
                 " use another --idempotency-key for other input"
             ) from answer
-        case "CLOSED" if JobState(rest) in (JobState.CANCELLED, JobState.EXPIRED, JobState.FAILED):
+        case "CLOSED" if JobState(rest) in ENDED_EARLY:
             raise JobClosedError(
                 f"job {job_id} ended as {rest} before all of it had arrived; what was scored stays"
                 f" (producer results {job_id}), submit the rest as a new job"
             ) from answer
         case "CLOSED":
-            raise UsageError(f"job {job_id} is {rest} and takes no more rows; submit a new job") from answer
+            raise ContentConflictError(
+                f"job {job_id} was sealed with fewer rows than come now: another producer sent other input under the"
+                " same idempotency key; use another key for each input"
+            ) from answer
         case "STATE" if JobState(rest).is_final:
             raise UsageError(
                 f"job {job_id} is {rest}: only rows of a completed job are tried again; submit it again"

@@ -11,10 +11,14 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 FIRST_ROW = 1
 """Rows are counted from one, as lines are."""
+
+
+MOST_SECONDS = 10 * 365 * 86_400.0
+"""Longest deadline or time to live: behind it, times would not fit into the ledger's numbers."""
 
 
 class Lane(StrEnum):
@@ -41,7 +45,8 @@ class JobState(StrEnum):
         return self in FINAL_STATES
 
 
-FINAL_STATES = frozenset({JobState.COMPLETED, JobState.CANCELLED, JobState.EXPIRED, JobState.FAILED})
+ENDED_EARLY = frozenset({JobState.CANCELLED, JobState.EXPIRED, JobState.FAILED})
+FINAL_STATES = ENDED_EARLY | {JobState.COMPLETED}
 
 
 class ErrorCode(StrEnum):
@@ -119,6 +124,18 @@ JOB_ID_PATTERN = re.compile(r"[0-9a-f]{32}")
 JobId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 
+def _check_utf8(text: str) -> str:
+    """Refuse what could be stored but not printed again."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("expected text in UTF-8") from None
+    return text
+
+
+Utf8 = Annotated[str, AfterValidator(_check_utf8)]
+
+
 class JobSpec(BaseModel):
     """What a producer asks for when it opens a job.
 
@@ -142,12 +159,12 @@ class JobSpec(BaseModel):
     lane: Lane
     chunk_rows: int = Field(gt=0)
     source: tuple[str, ...] = ()
-    metadata: dict[str, str] = Field(default_factory=dict)
+    metadata: dict[Utf8, Utf8] = Field(default_factory=dict)
     model_version: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]{1,64}$")
     idempotency_key: str | None = Field(default=None, min_length=1)
     reader_options: dict[str, str] = Field(default_factory=dict)
-    deadline_s: float | None = Field(default=None, gt=0)
-    ttl_s: float = Field(gt=0)
+    deadline_s: float | None = Field(default=None, gt=0, lt=MOST_SECONDS)
+    ttl_s: float = Field(gt=0, lt=MOST_SECONDS)
     format: int = Field(default=1, ge=1)
 
 

@@ -63,7 +63,7 @@ class Ledger(JobVerbs, LeaseVerbs):
         try:
             with translated(client):
                 info: dict[str, Any] = client.info("server")
-                protocol = int(client.hget(keys.meta, "protocol") or PROTOCOL)
+                protocol = client.hget(keys.meta, "protocol") or str(PROTOCOL)
         except ResponseError as exc:  # for instance a database number that the server does not have
             raise RedisRefusedError(f"Redis refused: {exc}; check --redis-url") from exc
         version = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])

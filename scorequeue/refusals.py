@@ -67,7 +67,7 @@ def meaning_of(error: RedisError, client: redis.Redis) -> RedisUnavailableError 
         return RedisUnavailableError(f"Redis at {_address(client)} takes no writes now: {said}; it may by itself later")
     if isinstance(error, ResponseError):
         answer = str(error).split()
-        return protocol_error(int(answer[1])) if answer[0] == "PROTOCOL" else None
+        return protocol_error(answer[-1]) if answer[0] == "PROTOCOL" else None
     cause = error.__cause__ or error.__context__
     found = _certificate_error(cause, client) if isinstance(cause, ssl.SSLError) else None
     if found is not None:
@@ -78,8 +78,15 @@ def meaning_of(error: RedisError, client: redis.Redis) -> RedisUnavailableError 
     )
 
 
-def protocol_error(found: int) -> RedisUnavailableError | None:
+def protocol_error(text: str | bytes) -> RedisUnavailableError | None:
     """Say what it means that a namespace has this protocol; None if it is ours."""
+    try:
+        found = int(text)
+    except ValueError:
+        return RedisRefusedError(
+            f"expected protocol {PROTOCOL} in this namespace, got {text!r}: something else wrote it;"
+            " name another --namespace"
+        )
     if found == PROTOCOL:
         return None
     if found > PROTOCOL:

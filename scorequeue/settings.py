@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from scorequeue.errors import UsageError
+from scorequeue.jobs import MOST_SECONDS
 from scorequeue.masking import mask_url
 
 ENV_PREFIX = "SCOREQUEUE_"
@@ -70,10 +71,10 @@ class Settings(BaseSettings):
     redis_patience_s: float = Field(default=300.0, ge=0)
     """Seconds that a producer goes on trying when Redis goes away in the middle of something."""
 
-    ttl_s: float = Field(default=7 * 86400.0, gt=0)
+    ttl_s: float = Field(default=7 * 86400.0, gt=0, lt=MOST_SECONDS)
     """Seconds that results are kept after a job's end."""
 
-    lease_s: float = Field(default=15.0, ge=0.5)
+    lease_s: float = Field(default=15.0, ge=0.5, le=3600.0)
     """Seconds that a claimed chunk stays with a worker that gives no sign of life."""
 
     @field_validator("redis_url")

@@ -115,13 +115,14 @@ class Duration(click.ParamType[float]):
         """Return seconds."""
         if isinstance(value, int | float):
             return float(value)
+        from scorequeue.jobs import MOST_SECONDS
         from scorequeue.settings import parse_duration
 
         try:
             seconds = parse_duration(value)
         except ValueError as exc:
             self.fail(str(exc), param, ctx)
-        if not 0 < seconds < 10 * 365 * 86_400:
+        if not 0 < seconds < MOST_SECONDS:
             self.fail(f"expected a duration above 0 and below ten years, got {value!r}", param, ctx)
         return seconds
 

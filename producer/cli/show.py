@@ -69,7 +69,12 @@ def status_lines(status: JobStatus) -> str:
         at = getattr(status, f"{name}_at")
         facts[name.replace("_", " ")] = at.strftime("%Y-%m-%d %H:%M:%S UTC") if at is not None else None
     width = max(map(len, facts)) + 2
-    return "\n".join(f"{name:<{width}}{value}" for name, value in facts.items() if value is not None)
+    return "\n".join(f"{name:<{width}}{_one_line(str(value))}" for name, value in facts.items() if value is not None)
+
+
+def _one_line(text: str) -> str:
+    """Show control characters instead of obeying them: what a caller named must not pass for a line of ours."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def list_lines(jobs: Sequence[JobStatus]) -> str:
@@ -78,7 +83,9 @@ def list_lines(jobs: Sequence[JobStatus]) -> str:
     for job in jobs:
         done = f"{job.total - job.pending:,}/{job.total:,}"
         made = job.created_at.strftime("%Y-%m-%d %H:%M:%S")
-        rows.append((job.id, made, str(job.state), str(job.lane), done, f"{job.failed:,}", ", ".join(job.source)))
+        rows.append(
+            (job.id, made, str(job.state), str(job.lane), done, f"{job.failed:,}", _one_line(", ".join(job.source)))
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     # Numbers stand on the right of their column, the last column ends where it ends.
     return "\n".join(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from producer.inputs import Inputs
     from producer.job import Job
     from producer.readers import ReaderOptions
+    from producer.upload import UploadProgress
     from scorequeue.jobs import JobStatus
 
 _INPUT_FORMATS = ("auto", "txt", "csv", "tsv", "jsonl")
@@ -118,7 +119,13 @@ def submit(ctx: click.Context, /, **options: Any) -> None:
             )
             timeout_s = options["timeout"]
             give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
-            with started.narrator.upload(source.inputs) as on_progress:
+            with started.narrator.upload(source.inputs) as tell:
+
+                def on_progress(state: UploadProgress) -> None:
+                    if state.whole_job is not None:
+                        come_back_later(_goes_on(state.whole_job))
+                    tell(state)
+
                 job = client.submit(
                     source.inputs,
                     lane=options["lane"],
@@ -129,12 +136,16 @@ def submit(ctx: click.Context, /, **options: Any) -> None:
                     timeout_s=timeout_s,
                     on_progress=on_progress,
                 )
-            come_back_later(f"Job {job.id} goes on; see: producer status {job.id}, producer results {job.id}")
+            come_back_later(_goes_on(job.id))
             if options["wait"]:
                 left_s = None if give_up_at is None else max(0.0, give_up_at - time.monotonic())
                 _wait(started, job, source, options, timeout_s=left_s)
             else:
                 _print_submitted(started, job, as_json=options["as_json"])
+
+
+def _goes_on(job_id: str) -> str:
+    return f"Job {job_id} goes on; see: producer status {job_id}, producer results {job_id}"
 
 
 class _Source:

@@ -59,11 +59,26 @@ for version, why in pairs(request.refused) do
   end
 end
 
+-- Whether there is work in a group; members of jobs that have ended, at the head of its lists, leave.
+local function has_work(group)
+  for _, kind in ipairs({'front', 'suspect'}) do
+    for _, lane in ipairs(LANES) do
+      local list = place(kind, lane, group)
+      for _ = 1, SWEEP_LIMIT do
+        local member = redis.call('LINDEX', list, 0)
+        if not member or is_open(redis.call('HGET', job_key((split_member(member))), 'state')) then break end
+        redis.call('LPOP', list)
+      end
+    end
+  end
+  return redis.call('EXISTS', unpack(places_of(group))) > 0
+end
+
 -- The work that has waited longest for something that this worker has not ready; what it could not load comes last.
 local waits = redis.call('ZRANGE', WAITS, 0, 9, 'WITHSCORES')
 for i = 1, #waits, 2 do
   if not ready[waits[i]] then
-    if redis.call('EXISTS', unpack(places_of(waits[i]))) == 0 then
+    if not has_work(waits[i]) then
       redis.call('ZREM', WAITS, waits[i])
       redis.call('HDEL', META, 'refused:' .. waits[i])
     elseif not string.find(waits[i], '@') then -- bytes of a format that we cannot read are no version to load

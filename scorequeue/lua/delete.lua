@@ -10,5 +10,4 @@ end
 if is_open(state) then finish(job, 'cancelled') end
 remove(job)
 redis.call('ZADD', DELETED, now, job)
-redis.call('ZREMRANGEBYSCORE', DELETED, '-inf', now - FORGET_MS)
 return 1

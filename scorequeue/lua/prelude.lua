@@ -6,7 +6,7 @@ local ROWS, LEASES, HOLDERS, NOTED = P .. 'rows', P .. 'leases', P .. 'holders',
 local CLOSED, VOIDED, WAITS = P .. 'closed', P .. 'voided', P .. 'waits'
 local LANES = {'express', 'bulk'}
 local UPLOAD_LIMIT_MS = 3600 * 1000 -- a job with no upload for so long expires
-local FORGET_MS = 3600 * 1000       -- silent workers and deleted jobs are forgotten after so long
+local FORGET_MS = 3600 * 1000       -- silent workers, deleted jobs, claims given up are forgotten after so long
 local SWEEP_LIMIT = 200             -- most leases, deadlines, ended jobs taken back in one call; the next call goes on
 local FORGET_LIMIT = 1000           -- most members that leave a lane's zset in one call
 
@@ -187,6 +187,8 @@ local function sweep()
     redis.call('ZREM', ENDINGS, job)
     redis.call('ZREM', JOBS, job)
   end
+  redis.call('ZREMRANGEBYSCORE', DELETED, '-inf', now - FORGET_MS)
+  redis.call('ZREMRANGEBYSCORE', VOIDED, '-inf', now - FORGET_MS)
   local closed = redis.call('LPOP', CLOSED)
   if closed then
     local job, lane, chunks = string.match(closed, '^(%x+) (%l+) (%d+)$')

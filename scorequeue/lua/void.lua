@@ -1,13 +1,11 @@
 -- void: ARGV tokens of claims that had no answer. What they leased goes back, and if one of them comes late it leases
 -- nothing. Returns how many leases went back.
 allow_when_full()
-local VOID_MS = 600 * 1000 -- a call that is still on its way after so long was lost
 local unknown = {}
 for _, token in ipairs(ARGV) do
   unknown[token] = true
   redis.call('ZADD', VOIDED, now, token)
 end
-redis.call('ZREMRANGEBYSCORE', VOIDED, '-inf', now - VOID_MS)
 local released, held = 0, redis.call('HGETALL', HOLDERS)
 for i = 1, #held, 2 do
   if unknown[string.match(held[i + 1], '^%S+')] then

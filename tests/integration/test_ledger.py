@@ -281,7 +281,7 @@ def test_chunk_sent_again_must_be_the_same(ledger: Ledger) -> None:
 def test_sealed_job_takes_no_more_rows(ledger: Ledger) -> None:
     job = submit(ledger, 1)
 
-    with pytest.raises(UsageError, match="queued"):
+    with pytest.raises(UsageError, match="sealed with fewer rows"):
         ledger.add_chunks(job, 1, uploads(2)[1:])
 
 

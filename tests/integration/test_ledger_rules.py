@@ -540,3 +540,40 @@ def test_leases_are_renewed_and_given_back_in_slices(ledger: Ledger, monkeypatch
     assert renewal.ledger_name == ledger.renew("w1", {}, [Lane.BULK], []).ledger_name
     assert released == 8
     assert [chunk.lease.chunk for chunk in claim(ledger).chunks] == list(range(8))
+
+
+def test_scripts_that_redis_forgets_at_every_turn_still_run(
+    ledger: Ledger, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit that met NOSCRIPT twice used to count as refused, and its rows failed for good."""
+    job = submit(ledger, 2)
+    chunks = claim(ledger).chunks
+    run = ledger._scripts._pipeline
+
+    def forgetful(*args: object, **more: object) -> list[object]:
+        raw.script_flush()
+        return run(*args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ledger._scripts, "_pipeline", forgetful)
+
+    assert ledger.commit([Commit(c.lease, c.pending, 0, 0, b"r") for c in chunks]) == ["done", "done"]
+    assert ledger.status(job).state is JobState.COMPLETED
+
+
+def test_members_of_a_deleted_job_make_nobody_load_its_version(ledger: Ledger, raw: redis.Redis) -> None:
+    job = submit(ledger, 2, model_version="v9")
+    ledger.release([chunk.lease for chunk in claim(ledger, versions=("v9",)).chunks])
+    assert claim(ledger).waiting_version == "v9"
+
+    ledger.delete(job)
+
+    assert claim(ledger).waiting_version is None
+    assert not raw.keys(f"{ledger.keys.prefix}front:*")
+    assert raw.zrange(f"{ledger.keys.prefix}waits", 0, -1) == []
+
+
+def test_namespace_that_something_else_wrote_is_refused(redis_url: str, namespace: str, raw: redis.Redis) -> None:
+    raw.hset(Keys(namespace).meta, "protocol", "abc")
+
+    with pytest.raises(RedisRefusedError, match="something else wrote it"):
+        Ledger.connect(Settings(redis_url=redis_url, namespace=namespace))

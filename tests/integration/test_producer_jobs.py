@@ -17,12 +17,20 @@ import producer.upload
 from producer import Client
 from producer.cli.root import _TERMINATED
 from producer.upload import UploadProgress
-from scorequeue.errors import ExitCode, JobClosedError, JobNotFoundError, NotFinishedError
+from scorequeue.errors import (
+    ContentConflictError,
+    ExitCode,
+    JobClosedError,
+    JobNotFoundError,
+    NotFinishedError,
+    UsageError,
+)
 from scorequeue.jobs import ErrorCode, JobState
 from scorequeue.ledger import Ledger
 from scorequeue.settings import Settings
 from tests.integration.scoring import FAILS, score_of, score_waiting
 from tests.processes import until
+from tests.servers import RedisServer
 from tests.shell import Shell
 
 MIXED = f"a good one\n{FAILS}, first\n\nanother good one\n{FAILS}, second\n"
@@ -443,3 +451,85 @@ def test_waiting_for_a_job_of_files_sends_it_again_when_redis_has_lost_it(
     assert process.returncode == 0, err
     assert [json.loads(line)["row"] for line in out.splitlines()] == [1, 2, 3]
     assert b"sent again" in err
+
+
+def test_progress_names_the_job_as_soon_as_it_is_whole(client: Client, short_calls: None) -> None:
+    """Whoever interrupts the command behind its last row used to be told that nothing keeps the job."""
+    seen: list[UploadProgress] = []
+    job = client.submit((f"sentence {number}" for number in range(400)), on_progress=seen.append)
+
+    assert [state.whole_job for state in seen if state.whole_job] == [job.id]
+    assert seen[-1].whole_job == job.id
+    single = client.submit(["one"], on_progress=seen.append)
+    assert seen[-1].whole_job == single.id
+
+
+# --- what would harm the namespace, or a terminal ---
+
+
+@pytest.mark.parametrize("option", ["ttl_s", "deadline_s"])
+@pytest.mark.parametrize("seconds", [float("inf"), float("nan"), 1e16, 0])
+def test_times_that_no_ledger_could_hold_are_refused(client: Client, option: str, seconds: float) -> None:
+    """One such job used to break the list for everybody, and the script that ended it half-way."""
+    with pytest.raises(UsageError, match=option):
+        client.submit(["one"], **{option: seconds})  # type: ignore[arg-type]
+
+    assert client.jobs() == []
+
+
+def test_metadata_that_could_not_be_printed_again_is_refused(client: Client) -> None:
+    with pytest.raises(UsageError, match="UTF-8"):
+        client.submit(["one"], metadata={"a": "\udcff"})
+
+
+def test_control_characters_are_shown_and_not_obeyed(sh: Shell) -> None:
+    job_id = sh("submit", "--text", "a", "--metadata", "b=\x1b[2J\nstate  completed").stdout.strip()
+
+    out = sh("status", job_id).stdout
+
+    assert r"b=\x1b[2J\nstate  completed" in out
+    assert [line.split()[1] for line in out.splitlines() if line.startswith("state ")] == ["queued"]
+    assert status(sh, job_id)["metadata"] == {"b": "\x1b[2J\nstate  completed"}
+
+
+def test_the_key_of_a_cancelled_job_says_so(client: Client, ledger: Ledger) -> None:
+    """Printing its id and exit 0 looked like rows on their way."""
+    job = client.submit(["a", "b"], idempotency_key="k")
+    ledger.cancel(job.id)
+
+    with pytest.raises(JobClosedError, match=f"job {job.id} has this idempotency key and is cancelled"):
+        client.submit(["a", "b"], idempotency_key="k")
+
+
+def test_a_producer_that_was_cut_short_by_another_learns_that_it_shares_a_key(
+    client: Client, short_calls: None
+) -> None:
+    def rows() -> Iterator[str]:
+        for number in range(400):
+            if number == 300:  # what has arrived by now, as another producer's whole input
+                (job,) = client.jobs()
+                client.submit([f"sentence {n}" for n in range(job.total)], idempotency_key="k")
+            yield f"sentence {number}"
+
+    with pytest.raises(ContentConflictError, match="another producer sent other input under the same idempotency key"):
+        client.submit(rows(), idempotency_key="k")
+
+
+def test_status_and_audit_read_a_replica(tmp_path: Path, client: Client, ledger: Ledger, settings: Settings) -> None:
+    """They used to try for five minutes: a status takes expired leases back, and a replica takes no writes."""
+    job = client.submit(["a", "b"])
+    source = redis.connection.parse_url(settings.redis_url)
+    with RedisServer(tmp_path, "--replicaof", str(source["host"]), str(source["port"])) as replica:
+        until(lambda: _has_copy(replica.url, ledger.keys.job(job.id)), what="a copy of the job")
+        with Client(settings=settings.model_copy(update={"redis_url": replica.url})) as reader:
+            assert reader.job(job.id).status().state is JobState.QUEUED
+            assert reader.job(job.id).audit().is_clean
+        replica.kill()  # it has nothing to tidy up, and 6.2 takes its time
+
+
+def _has_copy(url: str, key: str) -> bool:
+    with redis.Redis.from_url(url) as raw:
+        try:
+            return bool(raw.exists(key))
+        except redis.exceptions.BusyLoadingError:  # the whole copy comes at once
+            return False

@@ -15,13 +15,13 @@ from tests.servers import USERS_FILE
 FILE = "deploy/redis/users.acl"
 
 SCRIPTS = {
-    "producer": {"open", "add_chunks", "seal", "sync", "sweep", "cancel", "retry", "delete", "discard"},
+    "producer": {"open", "add_chunks", "touch", "seal", "sync", "sweep", "cancel", "retry", "delete", "discard"},
     "worker": {"claim", "renew", "commit", "release", "note", "void", "depart"},
 }
 """Who runs which script. A new script must be put here."""
 
 ANYBODY = {"ping", "info", "select", "time"}
-SCRIPT_RUNNERS = {"eval", "evalsha", "script|load"}
+SCRIPT_RUNNERS = {"eval", "evalsha"}
 BELL_RINGERS = {"multi", "exec", "sadd", "llen", "lpush"}
 """What kombu sends to publish: it declares queue and exchange, then pushes."""
 
@@ -36,7 +36,7 @@ OUTSIDE_SCRIPTS = {
     | {"hget", "hgetall", "zrange", "llen"}  # worker status, the watchdog
     | {"brpop"}  # kombu: bells
     | {"psubscribe", "punsubscribe", "publish", "smembers", "srem"}  # kombu: remote control, and its answers
-    | {"zadd", "zrangebyscore", "zrem", "exists", "del", "script|exists"},  # kombu: bindings that expire
+    | {"zadd", "zrangebyscore", "zrem", "exists", "del", "script|exists", "script|load"},  # kombu: bindings that expire
     "exporter": ANYBODY | {"hget", "hgetall", "hlen", "hmget", "llen", "zcard", "zcount", "zrange"},
 }
 
