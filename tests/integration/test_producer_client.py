@@ -11,6 +11,7 @@ import producer.chunks
 import producer.gate
 from producer import Client
 from producer.inputs import Inputs
+from producer.join import join
 from producer.readers import ReaderOptions
 from producer.upload import UploadProgress
 from scorequeue import codec
@@ -25,7 +26,7 @@ from scorequeue.errors import (
 from scorequeue.jobs import ErrorCode, JobState, Lane, Row, RowError
 from scorequeue.ledger import Ledger
 from scorequeue.settings import Settings
-from tests.integration.scoring import VERSION, score_of, score_waiting, scoring
+from tests.integration.scoring import FAILS, VERSION, score_of, score_waiting, scoring
 
 
 @pytest.fixture
@@ -386,3 +387,77 @@ def test_results_that_vanish_are_no_empty_job(client, ledger, redis_url):
 
     with pytest.raises(JobNotFoundError, match="gone"):
         list(job.results())
+
+
+@pytest.fixture
+def slow_reader(settings: Settings) -> Iterator[Client]:
+    """A client that reads two chunks a round trip, so that something may happen in between."""
+    with Client(settings=settings.model_copy(update={"page_rows": 20})) as client:
+        yield client
+
+
+@pytest.mark.parametrize("end", ["cancelled", "still running"])
+@pytest.mark.parametrize("how", ["deleted", "expired", "discarded"])
+def test_results_that_vanish_while_read_are_no_short_download(slow_reader, ledger, redis_url, end, how):
+    """A job that did not complete has rows without results: what vanished must not be taken for one of these."""
+    import redis
+
+    job = slow_reader.submit(sentences(95))
+    score_waiting(ledger, most_chunks=8)
+    if end == "cancelled":
+        job.cancel()
+    rows = job.results(partial=True)
+    first = [next(rows) for _ in range(5)]
+
+    if how == "deleted":
+        job.delete()
+    else:
+        with redis.Redis.from_url(redis_url) as server:  # as Redis does when their time is over
+            server.delete(*([ledger.keys.results(job.id)] if how == "discarded" else server.keys(f"*{job.id}*")))
+
+    assert len(first) == 5
+    with pytest.raises(JobNotFoundError, match="gone"):
+        list(rows)
+
+
+def test_joined_results_that_vanish_while_read_are_not_called_cancelled(slow_reader, ledger, tmp_path):
+    path = tmp_path / "in.txt"
+    path.write_text("".join(f"{text}\n" for text in sentences(95)))
+    with Inputs.open([path]) as inputs:
+        job = slow_reader.submit(inputs)
+    score_waiting(ledger, most_chunks=8)
+    job.cancel()
+
+    reader = job.reader()
+    with Inputs.reopen([path], reader.reader_options(), names=reader.status.source) as inputs:
+        chunks = join(reader, inputs)
+        next(chunks)
+        job.discard()
+
+        with pytest.raises(JobNotFoundError, match="gone"):
+            list(chunks)
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_a_job_that_ended_early_gives_all_that_it_has(slow_reader, ledger, partial):
+    job = slow_reader.submit(sentences(95))
+    score_waiting(ledger, most_chunks=4)
+    if not partial:
+        job.cancel()
+
+    assert [result.row for result in job.results(partial=partial)] == list(range(1, 41))
+
+
+def test_a_job_that_ended_in_the_middle_of_a_retry_gives_all_that_it_has(slow_reader, ledger):
+    """Rows that were to be tried again are failed, and their results still say so."""
+    job = slow_reader.submit([f"{FAILS} {number}" if number % 3 else "Good." for number in range(95)])
+    score_waiting(ledger)
+    job.retry()
+    score_waiting(ledger, most_chunks=4, heal=True)
+
+    between = list(job.results(partial=True))
+    status = job.cancel()
+
+    after = list(job.results())
+    assert len(between) == len(after) == status.scored + status.failed == 95
+    assert sum(result.error is not None for result in after) == status.failed > 0
