@@ -27,7 +27,14 @@ from hypothesis.stateful import (
 
 from scorequeue.codec import digest, encode_chunk
 from scorequeue.columns import Chunk
-from scorequeue.errors import ContentConflictError, JobDeletedError, JobNotFoundError, NotFinishedError, UsageError
+from scorequeue.errors import (
+    ContentConflictError,
+    JobDeletedError,
+    JobNotFoundError,
+    NotFinishedError,
+    ResultsChangedError,
+    UsageError,
+)
 from scorequeue.jobs import JobSpec, JobState, Lane
 from scorequeue.ledger import Ledger, new_token
 from scorequeue.records import SUSPECT_DEATHS, ChunkUpload, Commit, LaneRoom, Lease, fold_digest, read_record
@@ -252,9 +259,13 @@ class LedgerMachine(RuleBasedStateMachine):
         job = self.model.get(job_id)
         if job is None or job.is_open:
             with pytest.raises((JobDeletedError, NotFinishedError)):
-                self.ledger.discard(job_id)
+                self.ledger.discard(job_id, finished_ms=None)
         else:
-            assert self.ledger.discard(job_id) == sum(chunk.has_results for chunk in job.chunks)
+            finished_ms = int(self.redis.hget(f"{self.prefix}job:{job_id}", "finished"))
+            with pytest.raises(ResultsChangedError):
+                self.ledger.discard(job_id, finished_ms=finished_ms - 1)
+            discarded = self.ledger.discard(job_id, finished_ms=finished_ms)
+            assert discarded == sum(chunk.has_results for chunk in job.chunks)
             job.is_discarded = True
 
     @rule(job_id=jobs, data=st.data())
