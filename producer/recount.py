@@ -71,6 +71,7 @@ def recount(ledger: Ledger, job_id: str, *, page_rows: int) -> Audit:
     """
     before = ledger.status(job_id)
     tally = _Tally(has_ended=before.state.is_final, is_discarded=ledger.is_discarded(job_id))
+    stuck: list[tuple[int, int]] = []
     page_chunks = max(1, page_rows * max(1, before.chunks) // max(1, before.total))
     for start in range(0, before.chunks, page_chunks):
         count = min(page_chunks, before.chunks - start)
@@ -79,9 +80,14 @@ def recount(ledger: Ledger, job_id: str, *, page_rows: int) -> Audit:
         payloads = ledger.result_payloads(job_id, start, count)
         if len(records) != count:
             tally.differ(f"chunks {start} to {start + count - 1}: expected {count} records, found {len(records)}")
+        elif not before.state.is_final:
+            stuck += _without_input(ledger, job_id, start, records)
         for index, (record, payload) in enumerate(zip(records, payloads, strict=False), start):
             tally.add(index, record, payload)
     after = before if before.state.is_final else ledger.status(job_id)
+    if not after.state.is_final:  # an early end takes all inputs away
+        for index, rows in stuck:
+            tally.differ(f"chunk {index}: {rows} rows are pending, and their input is gone: no worker can score them")
     tally.compare(before, after)
     counts = tally.counts
     return Audit(
@@ -96,6 +102,14 @@ def recount(ledger: Ledger, job_id: str, *, page_rows: int) -> Audit:
         discarded=counts["discarded"],
         differences=tally.differences(),
     )
+
+
+def _without_input(ledger: Ledger, job_id: str, start: int, records: list[ChunkRecord]) -> list[tuple[int, int]]:
+    """Return each pending chunk whose input is gone, with how many of its rows are pending."""
+    missing = ledger.missing_inputs(job_id, [index for index, record in enumerate(records, start) if record.pending])
+    # A chunk that was committed since its record was read has let its input go: its record is looked at again.
+    again = dict(enumerate(ledger.chunk_records(job_id, start, len(records)), start)) if missing else {}
+    return [(index, again[index].pending) for index in missing if index in again and again[index].pending]
 
 
 class _Tally:

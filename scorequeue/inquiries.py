@@ -130,6 +130,13 @@ class Inquiries:
         found = self._scripts.repeat(lambda: self._hmget(self.keys.chunks(job_id), names))
         return [read_record(record) for record in found if record is not None]
 
+    def missing_inputs(self, job_id: str, indices: Sequence[int]) -> list[int]:
+        """Return those of some chunks whose input is not there; the inputs themselves stay where they are."""
+        if not indices:
+            return []
+        there = self._scripts.repeat(lambda: self._have_inputs(job_id, indices))
+        return [index for index, is_there in zip(indices, there, strict=True) if not is_there]
+
     def reader_options(self, job_id: str) -> dict[str, str]:
         """Return how the job's input was read, as its producer noted it."""
         (options,) = self._scripts.repeat(lambda: self._hmget(self.keys.job(job_id), ["reader_options"]))
@@ -160,6 +167,12 @@ class Inquiries:
     def _hmget(self, key: str, names: list[str]) -> list[bytes | None]:
         with translated(self._redis):
             return self._redis.hmget(key, names)  # type: ignore[return-value]
+
+    def _have_inputs(self, job_id: str, indices: Sequence[int]) -> list[bool]:
+        with translated(self._redis), self._redis.pipeline(transaction=False) as pipe:
+            for index in indices:  # HMGET would bring the bytes of all of them
+                pipe.hexists(self.keys.inputs(job_id), str(index))
+            return pipe.execute()
 
     def _pressure(self, lane: Lane) -> Pressure:
         with translated(self._redis), self._redis.pipeline(transaction=False) as pipe:

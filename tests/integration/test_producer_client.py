@@ -363,6 +363,44 @@ def test_an_audit_names_what_was_tampered_with(client, ledger, redis_url):
     assert "the counters say 96 scored, the recount 75" in differences
 
 
+def test_an_audit_sees_a_chunk_that_nobody_can_score(client, ledger, redis_url):
+    """Without its input a pending chunk is leased by nobody: the job would run for ever and look well."""
+    import redis
+
+    job = client.submit(sentences(95))
+    score_waiting(ledger, most_chunks=2)
+    with redis.Redis.from_url(redis_url) as server:
+        server.hdel(ledger.keys.inputs(job.id), "3")
+
+    (difference,) = job.audit().differences
+
+    assert "chunk 3: 10 rows are pending, and their input is gone" in difference
+    score_waiting(ledger)
+    assert job.status().state is JobState.RUNNING, "the job of this test is not stuck"
+    assert not job.audit().is_clean
+
+
+@pytest.mark.parametrize("change", ["commit", "cancel"])
+def test_an_audit_knows_work_that_went_on_from_work_that_is_lost(client, ledger, monkeypatch, change):
+    """A commit takes a chunk's input away, and so does an early end: between two reads that is no difference."""
+    job = client.submit(sentences(95))
+    score_waiting(ledger, most_chunks=2)
+    look = Ledger.missing_inputs
+
+    def look_late(self: Ledger, job_id: str, indices: list[int]) -> list[int]:
+        if change == "commit":
+            score_waiting(ledger, most_chunks=3)
+        else:
+            ledger.cancel(job_id)
+        return look(self, job_id, indices)
+
+    monkeypatch.setattr(Ledger, "missing_inputs", look_late)
+    audit = job.audit()
+
+    assert audit.differences == ()
+    assert (audit.scored, audit.pending) == (20, 75)
+
+
 def test_an_audit_sees_rows_without_scores(client, ledger, redis_url):
     import redis
 
