@@ -401,6 +401,32 @@ def test_an_audit_knows_work_that_went_on_from_work_that_is_lost(client, ledger,
     assert (audit.scored, audit.pending) == (20, 75)
 
 
+def test_an_audit_compares_what_is_pending(client, ledger, redis_url):
+    """The status derives it from the other counters: their sum is right by itself, whatever they say."""
+    import redis
+
+    job = client.submit(sentences(95))
+    with redis.Redis.from_url(redis_url) as server:
+        server.hincrby(ledger.keys.job(job.id), "cancelled", 10)
+        assert "the counters say 85 pending, the recount 95" in job.audit().differences
+
+        server.hincrby(ledger.keys.job(job.id), "cancelled", 90)
+        assert "the counters say -5 pending, the recount 95" in job.audit().differences
+        assert "the counters account for 100 rows of 95" in job.audit().differences
+
+
+def test_an_audit_of_a_completed_job_sees_records_that_are_pending(client, ledger, redis_url):
+    import redis
+
+    job = client.submit([f"{FAILS} {number}" for number in range(10)])
+    score_waiting(ledger)
+    with redis.Redis.from_url(redis_url) as server:
+        rows, digest, *_, token = server.hget(ledger.keys.chunks(job.id), "0").split()
+        server.hset(ledger.keys.chunks(job.id), "0", b" ".join([rows, digest, b"10 0 0 0 0", token]))
+
+    assert job.audit().differences == ("the job is completed, and the records of its chunks have 10 rows pending",)
+
+
 def test_an_audit_sees_rows_without_scores(client, ledger, redis_url):
     import redis
 
