@@ -32,7 +32,8 @@ class Audit:
         pending: Rows of a job that has not ended which have no result yet.
         chunks: Chunk records.
         discarded: Chunks whose results were discarded: their rows are counted as their records say.
-        differences: One sentence for each thing that does not add up.
+        difference_count: How many things do not add up.
+        differences: One sentence for each of the first 20 of them, and one that says how many more there are.
     """
 
     job_id: str
@@ -44,12 +45,13 @@ class Audit:
     pending: int
     chunks: int
     discarded: int
+    difference_count: int
     differences: tuple[str, ...]
 
     @property
     def is_clean(self) -> bool:
         """Whether every row is accounted for once."""
-        return not self.differences
+        return not self.difference_count
 
     def to_dict(self) -> dict[str, Any]:
         """Return the audit as ``audit --json`` prints it."""
@@ -100,6 +102,7 @@ def recount(ledger: Ledger, job_id: str, *, page_rows: int) -> Audit:
         pending=counts["pending"],
         chunks=counts["chunks"],
         discarded=counts["discarded"],
+        difference_count=tally.difference_count,
         differences=tally.differences(),
     )
 
@@ -121,16 +124,16 @@ class _Tally:
         self._is_discarded = is_discarded
         self._differences: list[str] = []
         self._versions: set[str] = set()
-        self._more = 0
+        self.difference_count = 0
 
     def differ(self, what: str) -> None:
+        self.difference_count += 1
         if len(self._differences) < _MOST_SHOWN:
             self._differences.append(what)
-        else:
-            self._more += 1
 
     def differences(self) -> tuple[str, ...]:
-        return (*self._differences, *([f"and {self._more:,} more differences"] if self._more else []))
+        more = self.difference_count - len(self._differences)
+        return (*self._differences, *([f"and {more:,} more differences"] if more else []))
 
     def add(self, index: int, record: ChunkRecord, payload: bytes | None) -> None:
         first_row = FIRST_ROW + self.counts["total"]

@@ -427,6 +427,23 @@ def test_an_audit_of_a_completed_job_sees_records_that_are_pending(client, ledge
     assert job.audit().differences == ("the job is completed, and the records of its chunks have 10 rows pending",)
 
 
+def test_an_audit_counts_what_it_does_not_name(client, ledger, redis_url):
+    import redis
+
+    job = client.submit(["Short."] * 300)
+    score_waiting(ledger)
+    with redis.Redis.from_url(redis_url) as server:
+        server.delete(ledger.keys.results(job.id))
+
+    audit = job.audit()
+
+    assert audit.difference_count == 31
+    assert len(audit.differences) == 21
+    assert audit.differences[-1] == "and 11 more differences"
+    assert audit.to_dict()["difference_count"] == 31
+    assert not audit.is_clean
+
+
 def test_an_audit_sees_rows_without_scores(client, ledger, redis_url):
     import redis
 
