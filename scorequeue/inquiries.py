@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from copy import copy
@@ -75,20 +76,23 @@ class Inquiries:
         return self._scripts.repeat(lambda: self._status(job_id))
 
     def jobs(self, *, states: Collection[JobState] = (), limit: int = 100) -> list[JobStatus]:
-        """Return jobs, the newest first by Redis's clock.
+        """Return jobs, the newest first by Redis's clock, each once; those opened meanwhile may be left out.
 
         Args:
             states: Only jobs in one of these states; empty means any.
             limit: Most jobs.
         """
         found: list[JobStatus] = []
-        start = 0
+        # Places in the list shift when a job comes or goes, times do not: a page begins at the last one's oldest time.
+        oldest_ms, seen = math.inf, 0
         while len(found) < limit:
-            page = self._scripts.repeat(lambda at=start: self._job_page(at))  # type: ignore[misc]
-            if page is None:
+            page = self._scripts.repeat(lambda at=oldest_ms, skip=seen: self._job_page(at, skip))  # type: ignore[misc]
+            if not page:
                 break
-            found += [status for status in page if not states or status.state in states]
-            start += LIST_PAGE
+            found += [job for _, job in page if job is not None and (not states or job.state in states)]
+            last_ms = page[-1][0]
+            seen = sum(made_ms == last_ms for made_ms, _ in page) + (seen if last_ms == oldest_ms else 0)
+            oldest_ms = last_ms
         return found[:limit]
 
     def wait_for_change(self, job_id: str, timeout_s: float) -> None:
@@ -207,13 +211,27 @@ class Inquiries:
             raise _no_job(job_id, self.keys.namespace)
         return _Living(answers).status_of(job_id, job)
 
-    def _job_page(self, start: int) -> list[JobStatus] | None:
-        """Return the statuses of some jobs, the newest first; None behind the last one."""
+    def _job_page(self, newest_ms: float, skip: int) -> list[tuple[float, JobStatus | None]]:
+        """Return some jobs, the newest first: when each was made, and its status.
+
+        Args:
+            newest_ms: None is younger than this.
+            skip: How many of these are passed over.
+        """
         with translated(self._redis):
-            found: Any = self._redis.zrevrange(self.keys.jobs, start, start + LIST_PAGE - 1)
-            ids = [job.decode() for job in found]
+            found: Any = self._redis.zrange(
+                self.keys.jobs,
+                newest_ms,
+                "-inf",
+                desc=True,
+                byscore=True,
+                withscores=True,
+                offset=skip,
+                num=LIST_PAGE,
+            )
+            ids = [job.decode() for job, _ in found]
             if not ids:
-                return None
+                return []
             with self._redis.pipeline(transaction=False) as pipe:
                 for job_id in ids:
                     pipe.hgetall(self.keys.job(job_id))
@@ -221,7 +239,10 @@ class Inquiries:
                 answers = pipe.execute()
         living = _Living(answers[len(ids) :])
         # A job whose results have expired is in the list for a moment longer.
-        return [living.status_of(job_id, job) for job_id, job in zip(ids, answers, strict=False) if job]
+        return [
+            (made_ms, living.status_of(job_id, job) if job else None)
+            for (_, made_ms), job_id, job in zip(found, ids, answers, strict=False)
+        ]
 
     def _ask_who_lives(self, pipe: Pipeline) -> None:
         """Ask for the time, the term and the workers that gave a sign of life; ``_Living`` reads the answers."""

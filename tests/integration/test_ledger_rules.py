@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -12,6 +13,7 @@ from producer.client import new_job_id
 from scorequeue.codec import digest, encode_chunk
 from scorequeue.columns import Chunk
 from scorequeue.errors import JobDeletedError, ProtocolTooNewError, RedisRefusedError
+from scorequeue.inquiries import Inquiries
 from scorequeue.jobs import JobSpec, JobState, Lane
 from scorequeue.keys import PROTOCOL, Keys
 from scorequeue.ledger import Ledger, new_token
@@ -363,3 +365,38 @@ def test_list_goes_on_behind_a_page_of_other_states(
 
     assert [status.id for status in ledger.jobs(states=[JobState.QUEUED])] == [jobs[1], jobs[0]]
     assert [status.id for status in ledger.jobs(limit=4)] == jobs[:3:-1]
+
+
+@pytest.mark.parametrize("change", ["a job is opened", "a job is deleted"])
+def test_list_names_each_job_once_though_jobs_come_and_go_between_its_pages(
+    ledger: Ledger, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    monkeypatch.setattr("scorequeue.inquiries.LIST_PAGE", 3)
+    jobs = [submit(ledger, 1) for _ in range(8)]
+    raw.zadd(ledger.keys.jobs, {job: 1_000 * (1 + at) for at, job in enumerate(jobs)})  # made a second apart
+    read = Inquiries._job_page
+
+    def read_and_change(self: Inquiries, *where: Any) -> Any:
+        page = read(self, *where)
+        if change == "a job is opened":
+            submit(ledger, 1)
+        elif jobs[-1].encode() in raw.zrange(ledger.keys.jobs, 0, -1):
+            ledger.delete(jobs[-1])  # one that has been listed
+        return page
+
+    monkeypatch.setattr(Inquiries, "_job_page", read_and_change)
+
+    assert [status.id for status in ledger.jobs()] == jobs[::-1]
+
+
+def test_list_goes_on_behind_a_page_of_jobs_of_one_moment(
+    ledger: Ledger, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scorequeue.inquiries.LIST_PAGE", 3)
+    jobs = [submit(ledger, 1) for _ in range(10)]
+    raw.zadd(ledger.keys.jobs, {job: 2_000 if 1 <= at <= 8 else 1_000 * (1 + at) for at, job in enumerate(jobs)})
+
+    listed = [status.id for status in ledger.jobs()]
+
+    assert (listed[0], listed[-1]) == (jobs[9], jobs[0])
+    assert sorted(listed) == sorted(jobs)
