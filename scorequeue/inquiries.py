@@ -1,4 +1,9 @@
-"""Questions to the ledger. Nothing here changes a job, save that expired leases are taken back on the way."""
+"""Questions to the ledger.
+
+Two of them change it: ``status`` and ``sweep`` take back what has run out. Expired leases go back to the front of their
+lanes, and a job whose deadline has passed, or whose upload stood still for an hour, ends as ``expired``. So where no
+worker lives a job still ends, and whoever asks is told how it stands now. All else only reads.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +73,7 @@ class Inquiries:
         return limited
 
     def status(self, job_id: str) -> JobStatus:
-        """Say where a job is. Expired leases are taken back on the way.
+        """Say where a job is, once what has run out is taken back: it may end as ``expired`` by being asked for.
 
         Raises:
             JobNotFoundError: No such job, or it has expired.
@@ -157,7 +162,7 @@ class Inquiries:
         return self._scripts.repeat(self._workers)
 
     def sweep(self) -> None:
-        """Take back expired leases and passed deadlines without claiming anything."""
+        """Take back expired leases, and end jobs whose deadline has passed, without claiming anything."""
         self._scripts.run(_SWEEP, [])
 
     def close(self) -> None:
