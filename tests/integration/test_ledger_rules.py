@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import redis
 
+import scorequeue.keys
 from producer.client import new_job_id
 from scorequeue.codec import digest, encode_chunk
 from scorequeue.columns import Chunk
@@ -400,3 +402,39 @@ def test_list_goes_on_behind_a_page_of_jobs_of_one_moment(
 
     assert (listed[0], listed[-1]) == (jobs[9], jobs[0])
     assert sorted(listed) == sorted(jobs)
+
+
+def test_every_field_of_the_job_and_of_the_namespace_is_in_the_table(ledger: Ledger, raw: redis.Redis) -> None:
+    """keys.py is where one looks what a field means, and what another program may rely on."""
+    table = scorequeue.keys.__doc__ or ""
+    about_meta, about_jobs = (
+        {name for line in re.findall(r"^    ([a-z_:A-Z, ]+?)  +\S", part, re.MULTILINE) for name in line.split(", ")}
+        for part in re.findall(r"^Fields of [^\n]+:\n\n(.*?)\n\n(?=\S)", table, re.MULTILINE | re.DOTALL)
+    )
+    found: set[str] = set()
+
+    def look(job: str) -> None:
+        found.update(name.decode() for name in raw.hkeys(ledger.keys.job(job)))
+
+    job = submit(ledger, 2, idempotency_key="k", deadline_s=60.0, model_version="v1")
+    for leased in claim(ledger).chunks:
+        ledger.commit([Commit(leased.lease, 1, 1, 0, b"results", 1, b"kept")])
+    look(job)
+    ledger.retry(job)
+    look(job)
+    for leased in claim(ledger).chunks:
+        ledger.commit([Commit(leased.lease, 1, 0, 0, b"results")])
+    ledger.discard(job, finished_ms=ledger.status(job).finished_ms)
+    look(job)
+    given_up = submit(ledger, 1, model_version="bad")
+    claim(ledger, refused={"bad": "why"})
+    raw.hset(ledger.keys.meta, "refused:bad", LONG_AGO_MS)
+    claim(ledger, refused={"bad": "why"})
+    look(given_up)
+    submit(ledger, 1)
+    make_suspects(ledger, raw)
+    ledger.sync()
+    meta = {re.sub("^refused:.*", "refused:VERSION", name.decode()) for name in raw.hkeys(ledger.keys.meta)}
+
+    assert found == about_jobs
+    assert meta | {"synced"} == about_meta, "synced is there where the server can wait for its disk"
