@@ -32,28 +32,41 @@ class ResultReader:
         """Yield the results of the chunks that were committed, in input order.
 
         Raises:
-            JobNotFoundError: Results vanished while they were read.
+            JobNotFoundError: Results vanished while they were read; at the end at the latest.
         """
-        return (result for result in self._windows() if result is not None)
+        rows = 0
+        for start, count in self._pages():
+            for result in self._page(start, count):
+                if result is not None:
+                    rows += result.rows
+                    yield result
+        self._check_rows(rows)
 
     def all_chunks(self) -> Iterator[tuple[ChunkRecord, ChunkResult | None]]:
-        """Yield the record of every chunk, beside its result if it was committed."""
-        for start in range(0, self.status.chunks, self._page_chunks):
-            count = min(self._page_chunks, self.status.chunks - start)
+        """Yield the record of every chunk, beside its result if it was committed. Raises what ``chunks`` raises."""
+        rows = 0
+        for start, count in self._pages():
             records = self._ledger.chunk_records(self.status.id, start, count)
             if len(records) != count:
                 raise self._vanished()
-            yield from zip(records, self._window(start, count), strict=True)
+            for record, result in zip(records, self._page(start, count), strict=True):
+                if result is not None:
+                    rows += result.rows
+                elif record.pending < record.rows:  # committed: without a result its rows would look cancelled
+                    raise self._vanished()
+                yield record, result
+        self._check_rows(rows)
 
     def reader_options(self) -> dict[str, str]:
         """Return how the job's input was read."""
         return self._ledger.reader_options(self.status.id)
 
-    def _windows(self) -> Iterator[ChunkResult | None]:
+    def _pages(self) -> Iterator[tuple[int, int]]:
+        """Yield the first chunk of each round trip, and how many there are in it."""
         for start in range(0, self.status.chunks, self._page_chunks):
-            yield from self._window(start, min(self._page_chunks, self.status.chunks - start))
+            yield start, min(self._page_chunks, self.status.chunks - start)
 
-    def _window(self, start: int, count: int) -> Iterator[ChunkResult | None]:
+    def _page(self, start: int, count: int) -> Iterator[ChunkResult | None]:
         for payload in self._ledger.result_payloads(self.status.id, start, count):
             if payload is not None:
                 yield codec.decode_result(payload)
@@ -62,7 +75,16 @@ class ResultReader:
             else:
                 yield None
 
+    def _check_rows(self, rows: int) -> None:
+        """Refuse to end a download that is short: a job that did not complete has chunks without results anyway.
+
+        Rows that were to be tried again when their job ended count as failed, and their results still say so.
+        """
+        if rows < self.status.scored + self.status.failed:
+            raise self._vanished()
+
     def _vanished(self) -> JobNotFoundError:
         return JobNotFoundError(
-            f"results of job {self.status.id} are gone: they expired, or were discarded or deleted, while read"
+            f"results of job {self.status.id} are gone: they expired, were discarded or deleted, or Redis lost them,"
+            " while they were read; what was read is not all"
         )

@@ -55,6 +55,7 @@ class Job:
         self._upload = upload
         self._is_sent = is_sent or upload is not None
         self._ended: JobStatus | None = None
+        self._read: JobStatus | None = None  # what the last reader of results was given
 
     def __repr__(self) -> str:
         return f"Job({self.id!r})"
@@ -126,6 +127,7 @@ class Job:
             )
         if status.state.is_final and self._ledger.is_discarded(self.id):
             raise JobNotFoundError(f"results of job {self.id} were discarded when they were downloaded")
+        self._read = status
         return ResultReader(self._ledger, status, page_rows=self._page_rows)
 
     def cancel(self) -> JobStatus:
@@ -152,13 +154,19 @@ class Job:
         return self._ledger.retry(self.id)
 
     def discard(self) -> int:
-        """Let go of the results in Redis. Returns how many chunks had some.
+        """Let go of the results in Redis: those that were read here last, or else those that are there now.
+
+        Returns:
+            How many chunks had some.
 
         Raises:
             NotFinishedError: The job has not ended.
+            ResultsChangedError: It went on after they were read, and has ended since; nothing was discarded.
             JobNotFoundError: No such job.
         """
-        return self._ledger.discard(self.id)
+        seen = self._read or self._ended or self.status()
+        self._ended = None  # whoever reads again after a refusal must see how it stands then
+        return self._ledger.discard(self.id, finished_ms=seen.finished_ms)
 
     def delete(self) -> bool:
         """Take the job and its results away. Returns whether it was there; False when it was deleted a while ago.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from scorequeue.errors import InputError
+from scorequeue.folders import sync_folder
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -20,7 +21,8 @@ def write_output(pieces: Iterable[str], output: str | None) -> None:
     """Write text as UTF-8.
 
     Args:
-        pieces: The text; if making it fails, a file that was there before stays as it was.
+        pieces: The text; if making it fails, a file that was there before stays as it was. A file is on the disk,
+            under its name, when this returns.
         output: A file, or None or ``-`` for standard output.
 
     Raises:
@@ -58,6 +60,7 @@ def write_output(pieces: Iterable[str], output: str | None) -> None:
         if path.exists():
             shutil.copymode(path, aside)
         aside.replace(path)
+        sync_folder(path.parent)  # what is let go of elsewhere must be found here after a power cut
     except OSError as exc:
         raise InputError(f"{output}: cannot be written: {exc.strerror or exc}") from exc
     finally:

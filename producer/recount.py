@@ -32,7 +32,8 @@ class Audit:
         pending: Rows of a job that has not ended which have no result yet.
         chunks: Chunk records.
         discarded: Chunks whose results were discarded: their rows are counted as their records say.
-        differences: One sentence for each thing that does not add up.
+        difference_count: How many things do not add up.
+        differences: One sentence for each of the first 20 of them, and one that says how many more there are.
     """
 
     job_id: str
@@ -44,12 +45,13 @@ class Audit:
     pending: int
     chunks: int
     discarded: int
+    difference_count: int
     differences: tuple[str, ...]
 
     @property
     def is_clean(self) -> bool:
         """Whether every row is accounted for once."""
-        return not self.differences
+        return not self.difference_count
 
     def to_dict(self) -> dict[str, Any]:
         """Return the audit as ``audit --json`` prints it."""
@@ -71,6 +73,7 @@ def recount(ledger: Ledger, job_id: str, *, page_rows: int) -> Audit:
     """
     before = ledger.status(job_id)
     tally = _Tally(has_ended=before.state.is_final, is_discarded=ledger.is_discarded(job_id))
+    stuck: list[tuple[int, int]] = []
     page_chunks = max(1, page_rows * max(1, before.chunks) // max(1, before.total))
     for start in range(0, before.chunks, page_chunks):
         count = min(page_chunks, before.chunks - start)
@@ -79,9 +82,14 @@ def recount(ledger: Ledger, job_id: str, *, page_rows: int) -> Audit:
         payloads = ledger.result_payloads(job_id, start, count)
         if len(records) != count:
             tally.differ(f"chunks {start} to {start + count - 1}: expected {count} records, found {len(records)}")
+        elif not before.state.is_final:
+            stuck += _without_input(ledger, job_id, start, records)
         for index, (record, payload) in enumerate(zip(records, payloads, strict=False), start):
             tally.add(index, record, payload)
     after = before if before.state.is_final else ledger.status(job_id)
+    if not after.state.is_final:  # an early end takes all inputs away
+        for index, rows in stuck:
+            tally.differ(f"chunk {index}: {rows} rows are pending, and their input is gone: no worker can score them")
     tally.compare(before, after)
     counts = tally.counts
     return Audit(
@@ -94,8 +102,17 @@ def recount(ledger: Ledger, job_id: str, *, page_rows: int) -> Audit:
         pending=counts["pending"],
         chunks=counts["chunks"],
         discarded=counts["discarded"],
+        difference_count=tally.difference_count,
         differences=tally.differences(),
     )
+
+
+def _without_input(ledger: Ledger, job_id: str, start: int, records: list[ChunkRecord]) -> list[tuple[int, int]]:
+    """Return each pending chunk whose input is gone, with how many of its rows are pending."""
+    missing = ledger.missing_inputs(job_id, [index for index, record in enumerate(records, start) if record.pending])
+    # A chunk that was committed since its record was read has let its input go: its record is looked at again.
+    again = dict(enumerate(ledger.chunk_records(job_id, start, len(records)), start)) if missing else {}
+    return [(index, again[index].pending) for index in missing if index in again and again[index].pending]
 
 
 class _Tally:
@@ -107,16 +124,16 @@ class _Tally:
         self._is_discarded = is_discarded
         self._differences: list[str] = []
         self._versions: set[str] = set()
-        self._more = 0
+        self.difference_count = 0
 
     def differ(self, what: str) -> None:
+        self.difference_count += 1
         if len(self._differences) < _MOST_SHOWN:
             self._differences.append(what)
-        else:
-            self._more += 1
 
     def differences(self) -> tuple[str, ...]:
-        return (*self._differences, *([f"and {self._more:,} more differences"] if self._more else []))
+        more = self.difference_count - len(self._differences)
+        return (*self._differences, *([f"and {more:,} more differences"] if more else []))
 
     def add(self, index: int, record: ChunkRecord, payload: bytes | None) -> None:
         first_row = FIRST_ROW + self.counts["total"]
@@ -131,6 +148,7 @@ class _Tally:
             for what in ("scored", "failed", "truncated", "pending"):
                 self.counts[what] += getattr(record, what)
             return
+        self.counts["left"] += record.pending
         if payload is None:
             self._add_without_result(index, record)
             return
@@ -186,9 +204,11 @@ class _Tally:
     def compare(self, before: JobStatus, after: JobStatus) -> None:
         counts = self.counts
         for status in [before] if before is after else [before, after]:
-            parts = status.scored + status.failed + status.cancelled + status.pending
-            if parts != status.total:
-                self.differ(f"the counters say {status.total} rows in all, and {parts} by what became of them")
+            if status.pending < 0:  # what is pending is what the other counters leave
+                parts = status.scored + status.failed + status.cancelled
+                self.differ(f"the counters account for {parts} rows of {status.total}")
+        # Of the rows that were there before: an upload may have brought more.
+        later = after.pending - (after.total - before.total)
         if self._is_discarded:  # what the records leave open is one or the other, as the counters say
             counts["cancelled"] += min(counts["open"], before.cancelled)
             counts["failed"] += counts["open"] - counts["cancelled"]
@@ -199,15 +219,16 @@ class _Tally:
             ("failed", min(before.failed, after.failed), counts["failed"], max(before.failed, after.failed)),
             ("truncated", before.truncated, counts["truncated"], after.truncated),
             ("cancelled", before.cancelled, counts["cancelled"], after.cancelled),
+            ("pending", min(before.pending, later), counts["pending"], max(before.pending, later)),
         ):
             if not low <= found <= high:
                 self.differ(
                     f"the counters say {low if low == high else f'{low} to {high}'} {what}, the recount {found}"
                 )
-        if self._has_ended and before.pending:
-            self.differ(f"the job has ended as {before.state} with {before.pending} rows pending")
-        if before.state is JobState.COMPLETED and counts["cancelled"] + counts["pending"]:
+        if before.state is JobState.COMPLETED and counts["cancelled"]:
             self.differ("the job is completed, and some of its rows have no result")
+        if before.state is JobState.COMPLETED and counts["left"]:
+            self.differ(f"the job is completed, and the records of its chunks have {counts['left']} rows pending")
         wrong = sorted(self._versions - {before.model_version or after.model_version or ""})
         if wrong:
             self.differ(f"expected one model version, {after.model_version}, found results of {', '.join(wrong)}")

@@ -13,6 +13,7 @@ ScorequeueError
 │   ├── UploadLostError         3  Redis came back without the end of an upload
 │   └── ProtocolTooNewError     3  the namespace is served by a newer Scorequeue
 ├── NotFinishedError            4  gave up waiting, or results asked for before the end
+│   └── ResultsChangedError     4  the job ended anew after its results were read
 ├── JobNotFoundError            5  no such job, or its results have expired
 │   └── JobDeletedError         5  somebody deleted it within the last hour
 ├── VersionError                6
@@ -108,6 +109,10 @@ class NotFinishedError(ScorequeueError):
     """The job has not ended (yet)."""
 
     exit_code = ExitCode.NOT_FINISHED
+
+
+class ResultsChangedError(NotFinishedError):
+    """The job was tried again after its results were read: they are to be read again before they may go."""
 
 
 class JobNotFoundError(ScorequeueError):

@@ -1,8 +1,14 @@
-"""Questions to the ledger. Nothing here changes a job, save that expired leases are taken back on the way."""
+"""Questions to the ledger.
+
+Two of them change it: ``status`` and ``sweep`` take back what has run out. Expired leases go back to the front of their
+lanes, and a job whose deadline has passed, or whose upload stood still for an hour, ends as ``expired``. So where no
+worker lives a job still ends, and whoever asks is told how it stands now. All else only reads.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from copy import copy
@@ -64,7 +70,7 @@ class Inquiries:
         return limited
 
     def status(self, job_id: str) -> JobStatus:
-        """Say where a job is. Expired leases are taken back on the way.
+        """Say where a job is, once what has run out is taken back: it may end as ``expired`` by being asked for.
 
         Raises:
             JobNotFoundError: No such job, or it has expired.
@@ -72,20 +78,23 @@ class Inquiries:
         return self._scripts.repeat(lambda: self._status(job_id))
 
     def jobs(self, *, states: Collection[JobState] = (), limit: int = 100) -> list[JobStatus]:
-        """Return jobs, the newest first by Redis's clock.
+        """Return jobs, the newest first by Redis's clock, each once; those opened meanwhile may be left out.
 
         Args:
             states: Only jobs in one of these states; empty means any.
             limit: Most jobs.
         """
         found: list[JobStatus] = []
-        start = 0
+        # Places in the list shift when a job comes or goes, times do not: a page begins at the last one's oldest time.
+        oldest_ms, seen = math.inf, 0
         while len(found) < limit:
-            page = self._scripts.repeat(lambda at=start: self._job_page(at))  # type: ignore[misc]
-            if page is None:
+            page = self._scripts.repeat(lambda at=oldest_ms, skip=seen: self._job_page(at, skip))  # type: ignore[misc]
+            if not page:
                 break
-            found += [status for status in page if not states or status.state in states]
-            start += LIST_PAGE
+            found += [job for _, job in page if job is not None and (not states or job.state in states)]
+            last_ms = page[-1][0]
+            seen = sum(made_ms == last_ms for made_ms, _ in page) + (seen if last_ms == oldest_ms else 0)
+            oldest_ms = last_ms
         return found[:limit]
 
     def wait_for_change(self, job_id: str, timeout_s: float) -> None:
@@ -127,6 +136,13 @@ class Inquiries:
         found = self._scripts.repeat(lambda: self._hmget(self.keys.chunks(job_id), names))
         return [read_record(record) for record in found if record is not None]
 
+    def missing_inputs(self, job_id: str, indices: Sequence[int]) -> list[int]:
+        """Return those of some chunks whose input is not there; the inputs themselves stay where they are."""
+        if not indices:
+            return []
+        there = self._scripts.repeat(lambda: self._have_inputs(job_id, indices))
+        return [index for index, is_there in zip(indices, there, strict=True) if not is_there]
+
     def reader_options(self, job_id: str) -> dict[str, str]:
         """Return how the job's input was read, as its producer noted it."""
         (options,) = self._scripts.repeat(lambda: self._hmget(self.keys.job(job_id), ["reader_options"]))
@@ -143,7 +159,7 @@ class Inquiries:
         return self._scripts.repeat(self._workers)
 
     def sweep(self) -> None:
-        """Take back expired leases and passed deadlines without claiming anything."""
+        """Take back expired leases, and end jobs whose deadline has passed, without claiming anything."""
         self._scripts.run(_SWEEP, [])
 
     def close(self) -> None:
@@ -157,6 +173,12 @@ class Inquiries:
     def _hmget(self, key: str, names: list[str]) -> list[bytes | None]:
         with translated(self._redis):
             return self._redis.hmget(key, names)  # type: ignore[return-value]
+
+    def _have_inputs(self, job_id: str, indices: Sequence[int]) -> list[bool]:
+        with translated(self._redis), self._redis.pipeline(transaction=False) as pipe:
+            for index in indices:  # HMGET would bring the bytes of all of them
+                pipe.hexists(self.keys.inputs(job_id), str(index))
+            return pipe.execute()
 
     def _pressure(self, lane: Lane) -> Pressure:
         with translated(self._redis), self._redis.pipeline(transaction=False) as pipe:
@@ -191,13 +213,27 @@ class Inquiries:
             raise _no_job(job_id, self.keys.namespace)
         return _Living(answers).status_of(job_id, job)
 
-    def _job_page(self, start: int) -> list[JobStatus] | None:
-        """Return the statuses of some jobs, the newest first; None behind the last one."""
+    def _job_page(self, newest_ms: float, skip: int) -> list[tuple[float, JobStatus | None]]:
+        """Return some jobs, the newest first: when each was made, and its status.
+
+        Args:
+            newest_ms: None is younger than this.
+            skip: How many of these are passed over.
+        """
         with translated(self._redis):
-            found: Any = self._redis.zrevrange(self.keys.jobs, start, start + LIST_PAGE - 1)
-            ids = [job.decode() for job in found]
+            found: Any = self._redis.zrange(
+                self.keys.jobs,
+                newest_ms,
+                "-inf",
+                desc=True,
+                byscore=True,
+                withscores=True,
+                offset=skip,
+                num=LIST_PAGE,
+            )
+            ids = [job.decode() for job, _ in found]
             if not ids:
-                return None
+                return []
             with self._redis.pipeline(transaction=False) as pipe:
                 for job_id in ids:
                     pipe.hgetall(self.keys.job(job_id))
@@ -205,7 +241,10 @@ class Inquiries:
                 answers = pipe.execute()
         living = _Living(answers[len(ids) :])
         # A job whose results have expired is in the list for a moment longer.
-        return [living.status_of(job_id, job) for job_id, job in zip(ids, answers, strict=False) if job]
+        return [
+            (made_ms, living.status_of(job_id, job) if job else None)
+            for (_, made_ms), job_id, job in zip(found, ids, answers, strict=False)
+        ]
 
     def _ask_who_lives(self, pipe: Pipeline) -> None:
         """Ask for the time, the term and the workers that gave a sign of life; ``_Living`` reads the answers."""

@@ -17,6 +17,7 @@ from scorequeue.errors import (
     JobNotFoundError,
     NotFinishedError,
     RedisUnavailableError,
+    ResultsChangedError,
     UploadLostError,
     UsageError,
 )
@@ -159,8 +160,13 @@ class JobVerbs(Inquiries):
         token = secrets.token_hex(8)
         return int(self._refusable(job_id, lambda: self._scripts.run(_RETRY, [job_id, token])))
 
-    def discard(self, job_id: str) -> int:
-        """Let go of a job's results; its counters and chunk records stay.
+    def discard(self, job_id: str, *, finished_ms: int | None) -> int:
+        """Let go of the results that a reader has seen; the job's counters and chunk records stay.
+
+        Args:
+            job_id: The job.
+            finished_ms: When it ended, as the reader's status says (``JobStatus.finished_ms``): after a retry it is
+                another time, and there are results that the reader has not seen. None if it had not ended.
 
         Returns:
             How many chunks had results.
@@ -168,8 +174,10 @@ class JobVerbs(Inquiries):
         Raises:
             JobNotFoundError: No such job.
             NotFinishedError: It has not ended.
+            ResultsChangedError: It has ended anew since then; nothing was discarded.
         """
-        return int(self._refusable(job_id, lambda: self._scripts.run(_DISCARD, [job_id])))
+        args: list[Arg] = [job_id, "" if finished_ms is None else finished_ms]
+        return int(self._refusable(job_id, lambda: self._scripts.run(_DISCARD, args)))
 
     def delete(self, job_id: str) -> bool:
         """Take a job and all that is kept of it away.
@@ -223,6 +231,11 @@ def _refuse(job_id: str, answer: ResponseError) -> NoReturn:
             raise JobDeletedError(f"no job {job_id}: it was deleted") from answer
         case "DISCARDED":
             raise JobNotFoundError(f"results of job {job_id} were discarded; submit its failed rows again") from answer
+        case "CHANGED":
+            raise ResultsChangedError(
+                f"job {job_id} went on after its results were read, and has ended since; nothing was discarded,"
+                " read them again"
+            ) from answer
         case "CONFLICT":
             raise ContentConflictError(
                 f"chunk {rest} of job {job_id} arrived before with other content;"

@@ -199,3 +199,8 @@ class JobStatus(BaseModel):
     rows_per_second: float | None
     eta_seconds: float | None
     live_workers: int
+
+    @property
+    def finished_ms(self) -> int | None:
+        """When the job ended, in milliseconds of Redis's clock as the ledger notes it; None if it has not."""
+        return None if self.finished_at is None else round(self.finished_at.timestamp() * 1000)

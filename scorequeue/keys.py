@@ -6,13 +6,7 @@ to have ready (see ``group_of``). Times are in milliseconds of Redis's clock.
 
 For the namespace:
 
-    meta                hash    protocol
-                                name: made at random with the ledger, so that an emptied Redis shows
-                                lease_ms: the longest lease that a live worker takes
-                                stamp: time of the last claim or renewal
-                                turn, bells: last number given in a ring, to a bell
-                                expired, suspected: leases taken back, and chunks that became suspect, so far
-                                refused:VERSION: since when workers fail to load it
+    meta                hash    facts of the namespace (below)
     jobs                zset    job ids by creation time
     endings             zset    ended jobs by the time their results expire
     deadlines           zset    open jobs by the time they expire: their deadline, or an hour after the last upload
@@ -34,12 +28,61 @@ For the namespace:
 
 For a job (six at most, however many chunks):
 
-    job:ID            hash    state, options, counters, times
+    job:ID            hash    state, options, counters, times (below)
     job:ID:inputs     hash    chunk index -> encoded chunk; after its commit only the texts that a retry would need
     job:ID:chunks     hash    chunk index -> "rows digest pending scored failed truncated kept token"
     job:ID:results    hash    chunk index -> encoded results
     job:ID:deaths     hash    chunk index -> "deaths row:deaths ...": how often its lease expired, with which row noted
     key:DIGEST        string  job id of an idempotency key
+
+Fields of ``meta``:
+
+    protocol          number of the layout of these keys; whoever knows another one stays away
+    name              made at random with the ledger, so that an emptied Redis shows
+    lease_ms          the longest lease that a live worker takes: the term
+    stamp             time of the last claim, renewal or sweep
+    turn              last number given to a job in a ring
+    bells             last number given to a bell
+    expired           leases taken back because they ran out, so far
+    suspected         chunks that became suspect, so far
+    refused:VERSION   time since which workers fail to load it; gone once one has it ready
+    synced            time of the last write that was made to wait for the disk behind it
+
+Fields of ``job:ID``; those that not every job has say when they are there:
+
+    state             submitting, queued, running, completed, cancelled, expired or failed
+    lane              express or bulk
+    source            names of the inputs (JSON list)
+    metadata          the caller's own labels (JSON object)
+    reader_options    how the input is read (JSON object); a resumed upload must agree
+    chunk_rows        rows of every chunk but the last
+    format            number of the format of the chunks' bytes
+    ttl               milliseconds that results are kept after the end
+    asked_version     the version that was asked for; if one was
+    model_version     the version that scores it; from the first claim on, or as asked for
+    idempotency_key   as the caller gave it; if given
+    key               the DIGEST of key:DIGEST; if a key was given
+    total             rows that have arrived; pending are those that are not in the next three
+    scored            rows with scores
+    failed            rows that failed, faulty ones included
+    cancelled         rows that were dropped when the job ended early
+    truncated         rows among the scored ones that were longer than the model reads
+    leased            rows of the chunks that are leased just now
+    chunks            chunks that have arrived
+    done              chunks without a pending row
+    next              index of the first chunk that was never claimed; a retry begins at 0 again
+    digest            over the digests of all chunks so far (``records.fold_digest``)
+    created           time of the open
+    sealed            time of the seal; once all has arrived
+    started           time of the first claim; from then on
+    finished          time of the end; while it has ended, a retry takes it away
+    expires           time at which the results expire; while it has ended
+    deadline          time at which it expires if it has not ended; if given, until a retry
+    error             why it expired or failed; if it did
+    retrying          1 while a retry runs
+    retry_token       token of the last retry, so that the same call again changes nothing; after one
+    retried           rows that the last retry made pending; after one
+    discarded         chunks that had results when these were discarded; after it
 
 Celery's own keys begin with ``{<namespace>}:celery:``; its lists ``express`` and ``bulk`` hold the bells. The channel
 ``{<namespace>}:ended:ID`` carries one message when a job ends.

@@ -1,6 +1,7 @@
-"""Settings that the programs share; each has a flag, an environment variable ``SCOREQUEUE_...`` and a default.
+"""Settings that the programs share; each has an environment variable ``SCOREQUEUE_...`` and a default.
 
-Read once at start and passed down: nothing else in the project reads the environment.
+Those that change from one command to the next have a flag too (docs/settings.md lists all, with their flags). Read once
+at start and passed down: nothing else in the project reads the environment.
 """
 
 from __future__ import annotations

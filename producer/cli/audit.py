@@ -35,4 +35,8 @@ def audit(ctx: click.Context, job_id: str, as_json: bool) -> None:
             click.echo(f"results of {found.discarded:,} chunks were discarded; their rows are counted by their records")
         click.echo("every row is accounted for once" if found.is_clean else "\n".join(found.differences))
     if not found.is_clean:
-        raise JobNotCleanError(f"the audit of job {job_id} found {len(found.differences)} differences")
+        differences = "1 difference" if found.difference_count == 1 else f"{found.difference_count:,} differences"
+        raise JobNotCleanError(
+            f"the audit of job {job_id} found {differences}:"
+            f" its results are not to be relied on; submit its input again, then: producer delete {job_id}"
+        )

@@ -33,6 +33,7 @@ from scorequeue.errors import (
     JobDeletedError,
     JobNotFoundError,
     NotFinishedError,
+    ResultsChangedError,
     UsageError,
 )
 from scorequeue.jobs import JobSpec, JobState, Lane
@@ -282,9 +283,13 @@ class LedgerMachine(RuleBasedStateMachine):
         job = self.model.get(job_id)
         if job is None or job.is_open:
             with pytest.raises(self.gone(job_id) if job is None else NotFinishedError):
-                self.ledger.discard(job_id)
+                self.ledger.discard(job_id, finished_ms=None)
         else:
-            assert self.ledger.discard(job_id) == sum(chunk.has_results for chunk in job.chunks)
+            finished_ms = int(self.redis.hget(f"{self.prefix}job:{job_id}", "finished"))
+            with pytest.raises(ResultsChangedError):
+                self.ledger.discard(job_id, finished_ms=finished_ms - 1)
+            discarded = self.ledger.discard(job_id, finished_ms=finished_ms)
+            assert discarded == sum(chunk.has_results for chunk in job.chunks)
             job.is_discarded = True
 
     @rule(job_id=jobs, data=st.data())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
 
+import scorequeue.keys
 from producer.client import new_job_id
 from scorequeue.codec import digest, encode_chunk
 from scorequeue.columns import Chunk
@@ -18,6 +21,7 @@ from scorequeue.errors import (
     ProtocolTooNewError,
     RedisRefusedError,
 )
+from scorequeue.inquiries import Inquiries
 from scorequeue.jobs import JobSpec, JobState, Lane
 from scorequeue.keys import PROTOCOL, Keys
 from scorequeue.ledger import Ledger, new_token
@@ -577,3 +581,74 @@ def test_namespace_that_something_else_wrote_is_refused(redis_url: str, namespac
 
     with pytest.raises(RedisRefusedError, match="something else wrote it"):
         Ledger.connect(Settings(redis_url=redis_url, namespace=namespace))
+
+
+@pytest.mark.parametrize("change", ["a job is opened", "a job is deleted"])
+def test_list_names_each_job_once_though_jobs_come_and_go_between_its_pages(
+    ledger: Ledger, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    monkeypatch.setattr("scorequeue.inquiries.LIST_PAGE", 3)
+    jobs = [submit(ledger, 1) for _ in range(8)]
+    raw.zadd(ledger.keys.jobs, {job: 1_000 * (1 + at) for at, job in enumerate(jobs)})  # made a second apart
+    read = Inquiries._job_page
+
+    def read_and_change(self: Inquiries, *where: Any) -> Any:
+        page = read(self, *where)
+        if change == "a job is opened":
+            submit(ledger, 1)
+        elif jobs[-1].encode() in raw.zrange(ledger.keys.jobs, 0, -1):
+            ledger.delete(jobs[-1])  # one that has been listed
+        return page
+
+    monkeypatch.setattr(Inquiries, "_job_page", read_and_change)
+
+    assert [status.id for status in ledger.jobs()] == jobs[::-1]
+
+
+def test_list_goes_on_behind_a_page_of_jobs_of_one_moment(
+    ledger: Ledger, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scorequeue.inquiries.LIST_PAGE", 3)
+    jobs = [submit(ledger, 1) for _ in range(10)]
+    raw.zadd(ledger.keys.jobs, {job: 2_000 if 1 <= at <= 8 else 1_000 * (1 + at) for at, job in enumerate(jobs)})
+
+    listed = [status.id for status in ledger.jobs()]
+
+    assert (listed[0], listed[-1]) == (jobs[9], jobs[0])
+    assert sorted(listed) == sorted(jobs)
+
+
+def test_every_field_of_the_job_and_of_the_namespace_is_in_the_table(ledger: Ledger, raw: redis.Redis) -> None:
+    """keys.py is where one looks what a field means, and what another program may rely on."""
+    table = scorequeue.keys.__doc__ or ""
+    about_meta, about_jobs = (
+        {name for line in re.findall(r"^    ([a-z_:A-Z, ]+?)  +\S", part, re.MULTILINE) for name in line.split(", ")}
+        for part in re.findall(r"^Fields of [^\n]+:\n\n(.*?)\n\n(?=\S)", table, re.MULTILINE | re.DOTALL)
+    )
+    found: set[str] = set()
+
+    def look(job: str) -> None:
+        found.update(name.decode() for name in raw.hkeys(ledger.keys.job(job)))
+
+    job = submit(ledger, 2, idempotency_key="k", deadline_s=60.0, model_version="v1")
+    for leased in claim(ledger).chunks:
+        ledger.commit([Commit(leased.lease, 1, 1, 0, b"results", 1, b"kept")])
+    look(job)
+    ledger.retry(job)
+    look(job)
+    for leased in claim(ledger).chunks:
+        ledger.commit([Commit(leased.lease, 1, 0, 0, b"results")])
+    ledger.discard(job, finished_ms=ledger.status(job).finished_ms)
+    look(job)
+    given_up = submit(ledger, 1, model_version="bad")
+    claim(ledger, refused={"bad": "why"})
+    raw.hset(ledger.keys.meta, "refused:bad", LONG_AGO_MS)
+    claim(ledger, refused={"bad": "why"})
+    look(given_up)
+    submit(ledger, 1)
+    make_suspects(ledger, raw)
+    ledger.sync()
+    meta = {re.sub("^refused:.*", "refused:VERSION", name.decode()) for name in raw.hkeys(ledger.keys.meta)}
+
+    assert found == about_jobs
+    assert meta | {"synced"} == about_meta, "synced is there where the server can wait for its disk"

@@ -345,6 +345,22 @@ def test_an_audit_that_differs_is_exit_8(sh, ledger, redis_url):
     assert any("2 scored" in difference for difference in found["differences"])
 
 
+def test_an_audit_says_how_many_differences_there_are_and_what_to_do(sh, ledger, redis_url):
+    import redis
+
+    sh.write("in.txt", "a sentence\n" * 60)
+    job_id = sh("submit", "in.txt", "--chunk-rows", "2").stdout.strip()
+    score_waiting(ledger)
+    with redis.Redis.from_url(redis_url) as server:
+        server.delete(ledger.keys.results(job_id))
+
+    done = sh("audit", job_id, code=8)
+
+    assert "found 31 differences" in done.stderr
+    assert "submit its input again" in done.stderr
+    assert done.stdout.splitlines()[-1] == "and 11 more differences"
+
+
 @pytest.mark.parametrize(
     "args",
     [

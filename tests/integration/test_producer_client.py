@@ -11,6 +11,7 @@ import producer.chunks
 import producer.gate
 from producer import Client
 from producer.inputs import Inputs
+from producer.join import join
 from producer.readers import ReaderOptions
 from producer.upload import UploadProgress
 from scorequeue import codec
@@ -25,7 +26,7 @@ from scorequeue.errors import (
 from scorequeue.jobs import ErrorCode, JobState, Lane, Row, RowError
 from scorequeue.ledger import Ledger
 from scorequeue.settings import Settings
-from tests.integration.scoring import VERSION, score_of, score_waiting, scoring
+from tests.integration.scoring import FAILS, VERSION, score_of, score_waiting, scoring
 
 
 @pytest.fixture
@@ -362,6 +363,87 @@ def test_an_audit_names_what_was_tampered_with(client, ledger, redis_url):
     assert "the counters say 96 scored, the recount 75" in differences
 
 
+def test_an_audit_sees_a_chunk_that_nobody_can_score(client, ledger, redis_url):
+    """Without its input a pending chunk is leased by nobody: the job would run for ever and look well."""
+    import redis
+
+    job = client.submit(sentences(95))
+    score_waiting(ledger, most_chunks=2)
+    with redis.Redis.from_url(redis_url) as server:
+        server.hdel(ledger.keys.inputs(job.id), "3")
+
+    (difference,) = job.audit().differences
+
+    assert "chunk 3: 10 rows are pending, and their input is gone" in difference
+    score_waiting(ledger)
+    assert job.status().state is JobState.RUNNING, "the job of this test is not stuck"
+    assert not job.audit().is_clean
+
+
+@pytest.mark.parametrize("change", ["commit", "cancel"])
+def test_an_audit_knows_work_that_went_on_from_work_that_is_lost(client, ledger, monkeypatch, change):
+    """A commit takes a chunk's input away, and so does an early end: between two reads that is no difference."""
+    job = client.submit(sentences(95))
+    score_waiting(ledger, most_chunks=2)
+    look = Ledger.missing_inputs
+
+    def look_late(self: Ledger, job_id: str, indices: list[int]) -> list[int]:
+        if change == "commit":
+            score_waiting(ledger, most_chunks=3)
+        else:
+            ledger.cancel(job_id)
+        return look(self, job_id, indices)
+
+    monkeypatch.setattr(Ledger, "missing_inputs", look_late)
+    audit = job.audit()
+
+    assert audit.differences == ()
+    assert (audit.scored, audit.pending) == (20, 75)
+
+
+def test_an_audit_compares_what_is_pending(client, ledger, redis_url):
+    """The status derives it from the other counters: their sum is right by itself, whatever they say."""
+    import redis
+
+    job = client.submit(sentences(95))
+    with redis.Redis.from_url(redis_url) as server:
+        server.hincrby(ledger.keys.job(job.id), "cancelled", 10)
+        assert "the counters say 85 pending, the recount 95" in job.audit().differences
+
+        server.hincrby(ledger.keys.job(job.id), "cancelled", 90)
+        assert "the counters say -5 pending, the recount 95" in job.audit().differences
+        assert "the counters account for 100 rows of 95" in job.audit().differences
+
+
+def test_an_audit_of_a_completed_job_sees_records_that_are_pending(client, ledger, redis_url):
+    import redis
+
+    job = client.submit([f"{FAILS} {number}" for number in range(10)])
+    score_waiting(ledger)
+    with redis.Redis.from_url(redis_url) as server:
+        rows, digest, *_, token = server.hget(ledger.keys.chunks(job.id), "0").split()
+        server.hset(ledger.keys.chunks(job.id), "0", b" ".join([rows, digest, b"10 0 0 0 0", token]))
+
+    assert job.audit().differences == ("the job is completed, and the records of its chunks have 10 rows pending",)
+
+
+def test_an_audit_counts_what_it_does_not_name(client, ledger, redis_url):
+    import redis
+
+    job = client.submit(["Short."] * 300)
+    score_waiting(ledger)
+    with redis.Redis.from_url(redis_url) as server:
+        server.delete(ledger.keys.results(job.id))
+
+    audit = job.audit()
+
+    assert audit.difference_count == 31
+    assert len(audit.differences) == 21
+    assert audit.differences[-1] == "and 11 more differences"
+    assert audit.to_dict()["difference_count"] == 31
+    assert not audit.is_clean
+
+
 def test_an_audit_sees_rows_without_scores(client, ledger, redis_url):
     import redis
 
@@ -386,3 +468,77 @@ def test_results_that_vanish_are_no_empty_job(client, ledger, redis_url):
 
     with pytest.raises(JobNotFoundError, match="gone"):
         list(job.results())
+
+
+@pytest.fixture
+def slow_reader(settings: Settings) -> Iterator[Client]:
+    """A client that reads two chunks a round trip, so that something may happen in between."""
+    with Client(settings=settings.model_copy(update={"page_rows": 20})) as client:
+        yield client
+
+
+@pytest.mark.parametrize("end", ["cancelled", "still running"])
+@pytest.mark.parametrize("how", ["deleted", "expired", "discarded"])
+def test_results_that_vanish_while_read_are_no_short_download(slow_reader, ledger, redis_url, end, how):
+    """A job that did not complete has rows without results: what vanished must not be taken for one of these."""
+    import redis
+
+    job = slow_reader.submit(sentences(95))
+    score_waiting(ledger, most_chunks=8)
+    if end == "cancelled":
+        job.cancel()
+    rows = job.results(partial=True)
+    first = [next(rows) for _ in range(5)]
+
+    if how == "deleted":
+        job.delete()
+    else:
+        with redis.Redis.from_url(redis_url) as server:  # as Redis does when their time is over
+            server.delete(*([ledger.keys.results(job.id)] if how == "discarded" else server.keys(f"*{job.id}*")))
+
+    assert len(first) == 5
+    with pytest.raises(JobNotFoundError, match="gone"):
+        list(rows)
+
+
+def test_joined_results_that_vanish_while_read_are_not_called_cancelled(slow_reader, ledger, tmp_path):
+    path = tmp_path / "in.txt"
+    path.write_text("".join(f"{text}\n" for text in sentences(95)))
+    with Inputs.open([path]) as inputs:
+        job = slow_reader.submit(inputs)
+    score_waiting(ledger, most_chunks=8)
+    job.cancel()
+
+    reader = job.reader()
+    with Inputs.reopen([path], reader.reader_options(), names=reader.status.source) as inputs:
+        chunks = join(reader, inputs)
+        next(chunks)
+        job.discard()
+
+        with pytest.raises(JobNotFoundError, match="gone"):
+            list(chunks)
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_a_job_that_ended_early_gives_all_that_it_has(slow_reader, ledger, partial):
+    job = slow_reader.submit(sentences(95))
+    score_waiting(ledger, most_chunks=4)
+    if not partial:
+        job.cancel()
+
+    assert [result.row for result in job.results(partial=partial)] == list(range(1, 41))
+
+
+def test_a_job_that_ended_in_the_middle_of_a_retry_gives_all_that_it_has(slow_reader, ledger):
+    """Rows that were to be tried again are failed, and their results still say so."""
+    job = slow_reader.submit([f"{FAILS} {number}" if number % 3 else "Good." for number in range(95)])
+    score_waiting(ledger)
+    job.retry()
+    score_waiting(ledger, most_chunks=4, heal=True)
+
+    between = list(job.results(partial=True))
+    status = job.cancel()
+
+    after = list(job.results())
+    assert len(between) == len(after) == status.scored + status.failed == 95
+    assert sum(result.error is not None for result in after) == status.failed > 0

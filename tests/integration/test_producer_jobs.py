@@ -23,6 +23,7 @@ from scorequeue.errors import (
     JobClosedError,
     JobNotFoundError,
     NotFinishedError,
+    ResultsChangedError,
     UsageError,
 )
 from scorequeue.jobs import ErrorCode, JobState
@@ -236,6 +237,52 @@ def test_discard_after_a_cancel_is_audited_too(sh: Shell, ledger: Ledger) -> Non
 
     audit = json.loads(sh("audit", job_id, "--json").stdout)
     assert (audit["scored"], audit["cancelled"], audit["discarded"], audit["is_clean"]) == (2, 1, 2, True)
+
+
+def try_again(client: Client, ledger: Ledger, job_id: str) -> None:
+    """What another terminal does while somebody reads the results."""
+    client.job(job_id).retry()
+    score_waiting(ledger, heal=True)
+
+
+def test_discard_spares_results_that_were_never_read(client: Client, ledger: Ledger) -> None:
+    """Between the download and the discard a retry may have completed the job again."""
+    job = client.submit(["a good one", f"{FAILS}, once"])
+    score_waiting(ledger)
+    read = list(job.results())
+    try_again(client, ledger, job.id)
+
+    with pytest.raises(ResultsChangedError, match="read them again") as refusal:
+        job.discard()
+
+    assert refusal.value.exit_code is ExitCode.NOT_FINISHED
+    assert [row.error is None for row in read] == [True, False]
+    assert [row.error is None for row in job.results()] == [True, True]
+    assert job.discard() == 1
+    assert job.discard() == 1, "the same discard again changes nothing"
+
+
+def test_discard_waits_for_a_retry_that_runs(client: Client, ledger: Ledger) -> None:
+    job = client.submit([f"{FAILS}, once"])
+    score_waiting(ledger)
+    list(job.results())
+    client.job(job.id).retry()
+
+    with pytest.raises(NotFinishedError, match="queued"):
+        job.discard()
+
+
+def test_discard_knows_what_was_read_from_what_was_asked_later(client: Client, ledger: Ledger) -> None:
+    """A status that is asked for after the download says nothing of what the download saw."""
+    job = client.submit(["a good one", f"{FAILS}, once"])
+    score_waiting(ledger)
+    list(job.results())
+    job.retry()
+    score_waiting(ledger, heal=True)
+    job.wait(timeout_s=10)
+
+    with pytest.raises(ResultsChangedError):
+        job.discard()
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,7 @@ def test_jobs_survive_a_killed_server(tmp_path: Path) -> None:
         after = job.status()
         assert (after.state, after.total, after.pending) == (JobState.QUEUED, 1_000, 1_000)
         assert after.chunks == before.chunks
+        assert job.audit().is_clean, "it looks for the inputs of what is pending"
 
 
 def test_another_namespace_is_a_change_of_the_file(tmp_path: Path) -> None:

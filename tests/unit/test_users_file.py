@@ -28,7 +28,7 @@ BELL_RINGERS = {"multi", "exec", "sadd", "llen", "lpush"}
 OUTSIDE_SCRIPTS = {
     "producer": ANYBODY
     | SCRIPT_RUNNERS
-    | {"hget", "hgetall", "hmget", "zrange", "zrevrange", "zscore"}  # scorequeue/inquiries.py
+    | {"hexists", "hget", "hgetall", "hmget", "zrange", "zscore"}  # scorequeue/inquiries.py
     | {"subscribe", "unsubscribe"},  # waiting for a job's end
     "worker": ANYBODY
     | SCRIPT_RUNNERS

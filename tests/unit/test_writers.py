@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from array import array
 from pathlib import Path
 
@@ -286,6 +287,20 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
     write_output(["new"], str(path))
     assert path.read_text() == "new"
+
+
+def test_a_file_is_on_the_disk_under_its_name_before_anybody_lets_go_of_its_source(tmp_path, monkeypatch):
+    """The rename too: --discard comes next, and a power cut after it must not take the only copy."""
+    path = tmp_path / "out.csv"
+    synced: list[tuple[bool, bool]] = []
+
+    def sync(descriptor: int) -> None:
+        synced.append((os.path.samestat(os.fstat(descriptor), tmp_path.stat()), path.exists()))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    write_output(["new"], str(path))
+
+    assert synced == [(False, False), (True, True)], "the file's bytes, then the folder with its name"
 
 
 def test_what_was_no_text_comes_out_as_a_replacement_character(tmp_path):
