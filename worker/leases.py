@@ -69,7 +69,6 @@ class LeaseKeeper:
         about: Callable[[], dict[str, Any]],
         on_fatal: Callable[[BaseException], None],
     ) -> None:
-        self.outcomes: Counter[str] = Counter()
         self._ledger = ledger
         self._worker_id = worker_id
         self._lanes = lanes
@@ -133,7 +132,7 @@ class LeaseKeeper:
         with self._lock:
             self._held.difference_update(given_back)
         try:
-            self.outcomes["released"] += self._ledger.release(given_back)
+            self._ledger.release(given_back)
         except RedisUnavailableError as exc:
             facts = fields("release_unsent", leases=len(given_back), error=str(exc))
             log.warning("Redis is away; leases run out by themselves", extra=facts)
@@ -222,7 +221,6 @@ class LeaseKeeper:
                     self._finished.popleft()
                     self._held.discard(finished.lease)
                 self._changed.notify_all()
-            self.outcomes.update(outcomes)
             _tell_unwanted(batch, outcomes)
 
     def _commit(self, commits: list[Commit]) -> list[str]:
