@@ -112,7 +112,7 @@ class Scorer:
         return self._intake.suspects
 
     def stalled_s(self, now: float) -> float:
-        """Seconds since the batch that is on the device was begun, or the last one ended; 0 when there is none.
+        """Seconds since the device last gave a sign of life, or got something to do after a pause; 0 while it has none.
 
         Args:
             now: The monotonic clock.
@@ -185,6 +185,7 @@ class Scorer:
         # Not inside the handler: what recovering raises is not about what was raised before.
         if scores is None:
             assert flight.error is not None
+            self._note_life()
             self._recover(flight, flight.error)
             return
         assert flight.batch is not None
@@ -224,6 +225,7 @@ class Scorer:
                 self._finish(self._begin(half))
             return
         flight.model.check_golden()
+        self._note_life()
         log.error(
             "row cannot be scored",
             exc_info=error if self._stats.failed_rows < TRACES else None,
@@ -231,6 +233,10 @@ class Scorer:
         )
         self._stats = replace(self._stats, failed_rows=self._stats.failed_rows + 1)
         self._store(pick, np.full((1, len(flight.model.labels)), np.nan, np.float32), error=error)
+
+    def _note_life(self) -> None:
+        """The device has answered, if only with an error: finding many guilty rows takes long, and is not a stall."""
+        self._stats = replace(self._stats, last_batch_at=time.monotonic())
 
     def _halve_budget(self, flight: _Flight, error: Exception) -> None:
         padded_tokens = flight.batch.input_ids.size if flight.batch else 0

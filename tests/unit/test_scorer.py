@@ -241,6 +241,26 @@ def test_a_wrong_number_of_scores_is_never_passed_on(harness: Harness, device: F
     assert harness.done == []
 
 
+def test_batches_that_fail_and_golden_sentences_are_signs_of_life(harness: Harness, device: Faulty) -> None:
+    """A worker that looks for many guilty rows is busy, not stuck: the watchdog must leave it alone."""
+    seen: list[float] = []
+    begin = device.begin
+
+    def note_life(batch: PaddedBatch) -> Running:
+        seen.append(harness.scorer.stats.last_batch_at)
+        return begin(batch)
+
+    device.begin = note_life  # type: ignore[method-assign]
+    harness.submit("chunk", [POISON] * 4)
+    harness.wait(1)
+
+    # 4 rows, 2, 1, golden, ...: what comes behind a failed batch or golden sentences sees that they ended.
+    assert len(seen) == 11
+    assert sorted(set(seen)) == seen, "each of them moved the time"
+    assert harness.scorer.stats.last_batch_at > seen[-1]
+    assert harness.scorer.stats.batches == 0
+
+
 def test_memory_that_runs_out_halves_the_budget_and_loses_no_row(harness: Harness, device: Faulty) -> None:
     device.most_tokens = 80
 
