@@ -68,7 +68,7 @@ class Service:
         self._ledger = Ledger.connect(settings, patience_s=PATIENCE_S)
         registry = Registry(settings.registry)
         load = partial(load_model, registry, backend=settings.backend, device=settings.device, dtype=settings.dtype)
-        self._models = ModelShelf(load, registry.current)
+        self._models = ModelShelf(load, registry.current, check=registry.verify)
         first = self._models.load_first()
         self._scorer = Scorer(
             on_sick=self._fail,

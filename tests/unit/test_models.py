@@ -184,6 +184,26 @@ def test_at_most_two_versions_are_loaded_at_any_time() -> None:
     assert shelf.ready_versions() == ["v4", "v3"]
 
 
+def test_a_version_that_is_not_there_costs_no_loaded_one() -> None:
+    """Whoever names a version that never was must not take one from the jobs that use it."""
+    loads, asked = Loads(), []
+
+    def check(version: str) -> None:
+        asked.append(version)
+        if version.startswith("bad"):
+            raise VersionNotFoundError(f"no {version}")
+
+    shelf = ModelShelf(loads, Pointer("v1"), check=check)
+    shelf.load_first()
+    for version in ("old1", "bad2"):
+        shelf.request(version)
+        shelf.look()
+
+    assert shelf.ready_versions() == ["v1", "old1"]
+    assert shelf.failed_versions() == {"bad2": "no bad2"}
+    assert (loads.versions, asked) == (["v1", "old1"], ["bad2"]), "checked only where another one would have to go"
+
+
 def test_the_follower_outlives_a_registry_that_is_away() -> None:
     pointer = Pointer("v1")
     is_away = threading.Event()
