@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,6 +62,61 @@ def test_stop_while_redis_is_away_is_clean(worker: WorkerProcess, server: RedisS
     status = worker.terminate()
 
     assert status == 0
+    assert "Traceback" not in worker.log.read_text()
+
+
+SLOW = {"FAULTS_ROWS_PER_S": "1000"}
+
+
+def start_slow_worker(server: RedisServer, folder: Path, **settings: object) -> WorkerProcess:
+    """A worker that holds much for long."""
+    publish_tiny(folder / "slow")
+    where = {"redis_url": server.url, "namespace": "n", "registry": folder / "slow", "backend": "fake"}
+    log = folder / "slow.log"
+    return WorkerProcess(log, module="tests.faults.faulty_worker", variables=SLOW, **where, **settings)
+
+
+def held_and_expired(server: RedisServer) -> tuple[int, int]:
+    with redis.Redis.from_url(server.url) as raw:
+        return int(raw.hlen("{n}:holders")), int(raw.hget("{n}:meta", "expired") or 0)
+
+
+def test_drain_outlasts_an_outage(server: RedisServer, tmp_path: Path) -> None:
+    """Redis restarts while a worker drains: what it scored counts, the rest goes back, and no death is noted."""
+    with start_slow_worker(server, tmp_path) as worker, Client(server.url, "n") as client:
+        job = client.submit(["The cat sat."] * 8_000, chunk_rows=64)
+        until(lambda: job.status().scored > 0, what="a worker that scores")
+        server.kill()
+        until(lambda: "action=redis_away" in worker.log.read_text(), what="a worker that noticed")
+
+        os.kill(worker.pid, signal.SIGTERM)
+        until(lambda: "action=drain " in worker.log.read_text(), what="a worker that drains")
+        back_at = time.monotonic() + 3
+        until(lambda: time.monotonic() > back_at, what="the outage's end")
+        server.start()
+
+        assert worker.wait() == ExitCode.DONE
+        assert held_and_expired(server) == (0, 0)
+        assert "action=release_unsent" not in worker.log.read_text()
+
+
+@pytest.mark.parametrize("silence", ["gone", "hanging"])
+def test_drain_ends_in_time_when_redis_stays_away(server: RedisServer, tmp_path: Path, silence: str) -> None:
+    """A supervisor kills what outlasts it."""
+    with start_slow_worker(server, tmp_path, drain_timeout_s=4) as worker, Client(server.url, "n") as client:
+        job = client.submit(["The cat sat."] * 8_000, chunk_rows=64)
+        until(lambda: job.status().scored > 0, what="a worker that scores")
+        (server.kill if silence == "gone" else server.pause)()
+        until(lambda: "action=redis_away" in worker.log.read_text(), what="a worker that noticed")
+
+        began = time.monotonic()
+        status = worker.terminate()
+        took_s = time.monotonic() - began
+        if silence == "hanging":
+            server.resume()
+
+    assert took_s < 4.5
+    assert status == ExitCode.DONE or silence == "hanging"
     assert "Traceback" not in worker.log.read_text()
 
 
