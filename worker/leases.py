@@ -166,9 +166,10 @@ class LeaseKeeper:
         self._beat_now.set()
         with self._changed:
             self._changed.notify_all()
-        # What is on its way ends first: a commit would find its lease given back.
-        if self._committer.is_alive():
-            self._committer.join(_left_s(give_up_at) / 2)
+        # What is on its way ends first: a commit would meet a lease given back, a renewal list the worker again.
+        for thread in (self._committer, self._heartbeat):
+            if thread.is_alive():
+                thread.join(_left_s(give_up_at) / 2)
         with self._lock:
             rest, unanswered = list(self._held), list(self._unanswered)
         self.release(rest, timeout_s=_left_s(give_up_at))

@@ -191,3 +191,58 @@ def test_stop_and_release_end_with_their_time(server: RedisServer, ledger: Ledge
     keeper.stop(timeout_s=0.5)
 
     assert time.monotonic() - began < 3
+
+
+class SlowRenewals:
+    """A ledger whose renewals are on their way for a while: until somebody has departed, or for ``delay_s``."""
+
+    def __init__(self, ledger: Ledger, *, delay_s: float) -> None:
+        self._ledger = ledger
+        self._delay_s = delay_s
+        self._departed = threading.Event()
+        self.is_slow = threading.Event()
+        self.on_its_way = threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+    def renew(self, *args: Any, **options: Any) -> Any:
+        if self.is_slow.is_set():
+            self.on_its_way.set()
+            self._departed.wait(self._delay_s)
+        return self._ledger.renew(*args, **options)
+
+    def depart(self, *args: Any) -> None:
+        self._ledger.depart(*args)
+        self._departed.set()
+
+
+def test_renewal_on_its_way_does_not_list_a_worker_that_left(
+    ledger: Ledger, make_keeper: Callable[[Any], LeaseKeeper]
+) -> None:
+    """For the time of a lease producers would be told of a live worker, and claims shared with it."""
+    slow = SlowRenewals(ledger, delay_s=0.3)
+    keeper = make_keeper(slow)
+    slow.is_slow.set()
+    assert slow.on_its_way.wait(WAIT_S)
+
+    keeper.stop(timeout_s=WAIT_S)
+    until(lambda: not any(thread.name == "heartbeat" for thread in threading.enumerate()))
+
+    assert ledger.workers() == []
+
+
+def test_stop_does_not_wait_long_for_a_renewal(ledger: Ledger, make_keeper: Callable[[Any], LeaseKeeper]) -> None:
+    """What is held goes back all the same."""
+    slow = SlowRenewals(ledger, delay_s=5)
+    keeper = make_keeper(slow)
+    chunk = claim(ledger)
+    keeper.hold([chunk.lease])
+    slow.is_slow.set()
+    assert slow.on_its_way.wait(WAIT_S)
+
+    began = time.monotonic()
+    keeper.stop(timeout_s=1)
+
+    assert time.monotonic() - began < 3
+    assert ledger.release([chunk.lease]) == 0
