@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from scorequeue.errors import DeviceSickError
+from scorequeue.errors import DeviceSickError, RedisUnavailableError
 from scorequeue.jobs import Lane
 from scorequeue.logs import fields
 from worker.backends import DeviceFullError, PaddedBatch, Running, Scores, pad_rows
@@ -47,9 +47,9 @@ class Scorer:
     """Scores chunks on one device.
 
     States: *new* until ``start``; *running*; *draining* after ``drain``: the batch on the device is finished and the
-    chunks that it completes are passed on, no other batch begins; *sick* when golden sentences fail: nothing more is
-    scored, and ``on_sick`` is called once. After both the thread ends and the scorer is *closed*: ``submit`` refuses,
-    ``drain`` gives back the keys of chunks that were not passed on.
+    chunks that it completes are passed on, no other batch begins; *sick* when golden sentences fail, or Redis refuses
+    to note a suspect row: nothing more is scored, and ``on_sick`` is called once. After both the thread ends and the
+    scorer is *closed*: ``submit`` refuses, ``drain`` gives back the keys of chunks that were not passed on.
 
     A batch that raises is cut in half until the guilty row stands alone. It fails only if the golden sentences of its
     version pass right then.
@@ -69,7 +69,7 @@ class Scorer:
     def __init__(
         self,
         *,
-        on_sick: Callable[[DeviceSickError], None],
+        on_sick: Callable[[DeviceSickError | RedisUnavailableError], None],
         token_budget: int,
         window_rows: int = WINDOW_ROWS,
         window_s: float | None = WINDOW_S,
@@ -164,6 +164,10 @@ class Scorer:
                     flights.append(self._begin(pick))
                 if flights and (not pick or len(flights) >= flights[0].model.backend.depth):
                     self._finish(flights.popleft())
+        except RedisUnavailableError as error:  # of a note; the device is well
+            log.error("a suspect row cannot be noted", extra=fields("note_refused", error=str(error)))
+            self._intake.close()
+            self._on_sick(error)
         except Exception as error:  # the loop's edge
             sick = error if isinstance(error, DeviceSickError) else DeviceSickError(f"the scorer failed: {error!r}")
             log.error("device is sick", exc_info=error, extra=fields("device_sick", error=str(sick)))

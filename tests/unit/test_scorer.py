@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scorequeue.errors import DeviceSickError
+from scorequeue.errors import DeviceSickError, RedisUnavailableError
 from scorequeue.jobs import ErrorCode, Lane
 from scorequeue.manifest import GoldenSentence
 from scorequeue.registry import Registry
@@ -66,7 +66,7 @@ class Harness:
     def __init__(self, model: LoadedModel, **options: Any) -> None:
         self.model = model
         self.done: list[ChunkScores] = []
-        self.sick: list[DeviceSickError] = []
+        self.sick: list[DeviceSickError | RedisUnavailableError] = []
         self._changed = threading.Condition()
         self.scorer = Scorer(on_sick=self._note_sick, **{"token_budget": 256, **options})
         self.scorer.start()
@@ -82,7 +82,7 @@ class Harness:
             assert self._changed.wait_for(lambda: len(self.done) >= chunks, WAIT_S), f"{len(self.done)} of {chunks}"
             return {done.key: done for done in self.done}
 
-    def wait_sick(self) -> DeviceSickError:
+    def wait_sick(self) -> DeviceSickError | RedisUnavailableError:
         with self._changed:
             assert self._changed.wait_for(lambda: self.sick, WAIT_S)
             return self.sick[0]
@@ -92,7 +92,7 @@ class Harness:
             self.done.append(done)
             self._changed.notify_all()
 
-    def _note_sick(self, error: DeviceSickError) -> None:
+    def _note_sick(self, error: DeviceSickError | RedisUnavailableError) -> None:
         with self._changed:
             self.sick.append(error)
             self._changed.notify_all()
