@@ -88,9 +88,25 @@ class LeaseKeeper:
         self._stopping = threading.Event()
         self._beat_now = threading.Event()
         self._is_reachable = True
+        self._moved_at = 0.0
         self._has_failed = False
         self._heartbeat = threading.Thread(target=self._guard, args=(self._beat_on,), name="heartbeat", daemon=True)
         self._committer = threading.Thread(target=self._guard, args=(self._write,), name="committer", daemon=True)
+
+    @property
+    def held(self) -> int:
+        """How many leases are held."""
+        return len(self._held)
+
+    @property
+    def lease_s(self) -> float:
+        """Seconds of a lease: a lost one is held until the next sign of life, a third of it later, says so."""
+        return self._ledger.lease_ms / 1000
+
+    @property
+    def moved_at(self) -> float:
+        """When a chunk was last claimed, finished or committed, on the monotonic clock; 0 before the first."""
+        return self._moved_at
 
     @property
     def is_behind(self) -> bool:
@@ -115,8 +131,12 @@ class LeaseKeeper:
 
     def hold(self, leases: Iterable[Lease]) -> None:
         """Renew these from now on."""
+        claimed = list(leases)
+        if not claimed:  # an empty claim is no sign that anything moves
+            return
         with self._lock:
-            self._held.update(leases)
+            self._held.update(claimed)
+            self._moved_at = time.monotonic()
 
     def give_up_claim(self, token: str) -> None:
         """Give back, when Redis answers, what a claim without an answer has leased."""
@@ -128,6 +148,7 @@ class LeaseKeeper:
         """Commit a scored chunk soon. Never blocks: the scorer calls it."""
         with self._changed:
             self._finished.append(finished)
+            self._moved_at = time.monotonic()
             self._changed.notify()
 
     def release(self, leases: Iterable[Lease], *, timeout_s: float = RELEASE_S) -> None:
@@ -268,6 +289,7 @@ class LeaseKeeper:
                 for finished in batch:
                     self._finished.popleft()
                     self._held.discard(finished.lease)
+                self._moved_at = time.monotonic()
                 self._changed.notify_all()
             _tell_unwanted(batch, outcomes)
 

@@ -73,10 +73,9 @@ class Service:
         load = partial(load_model, registry, backend=settings.backend, device=settings.device, dtype=settings.dtype)
         self._models = ModelShelf(load, registry.current, check=registry.verify)
         first = self._models.load_first()
+        notes = LedgerNotes(self._ledger, self.worker_id, stopping=self._stopping)
         self._scorer = Scorer(
-            on_sick=self._fail,
-            token_budget=settings.token_budget or first.backend.token_budget,
-            notes=LedgerNotes(self._ledger, self.worker_id, stopping=self._stopping),
+            on_sick=self._fail, token_budget=settings.token_budget or first.backend.token_budget, notes=notes
         )
         self._keeper = LeaseKeeper(
             self._ledger, self.worker_id, lanes=settings.lanes, about=self._about, on_fatal=self._fail
@@ -101,6 +100,8 @@ class Service:
         self._ears = Ears(self._celery.threads)
         self._watchdog = Watchdog(
             self._scorer,
+            keeper=self._keeper,
+            notes_wait=lambda: notes.is_waiting,
             lanes=settings.lanes,
             ears=self._ears,
             waiting_bells=self._ledger.bells,

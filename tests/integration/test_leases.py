@@ -193,6 +193,22 @@ def test_stop_and_release_end_with_their_time(server: RedisServer, ledger: Ledge
     assert time.monotonic() - began < 3
 
 
+def test_claims_that_find_nothing_move_nothing(ledger: Ledger, keeper: LeaseKeeper) -> None:
+    """The other lane's pump looks four times a second; the watchdog must not take that for progress."""
+    chunk = claim(ledger)
+    keeper.hold([chunk.lease])
+    claimed_at = keeper.moved_at
+
+    keeper.hold([])
+    assert keeper.moved_at == claimed_at > 0
+    assert keeper.held == 1
+
+    keeper.finish(finished(chunk))
+    assert keeper.flush(WAIT_S)
+    assert keeper.moved_at > claimed_at
+    assert keeper.held == 0
+
+
 class SlowRenewals:
     """A ledger whose renewals are on their way for a while: until somebody has departed, or for ``delay_s``."""
 
