@@ -90,7 +90,3 @@ class Bells:
             return
         with self._lock:
             self._is_heard = True
-
-    def close(self) -> None:
-        """Let go of the connections."""
-        self._app.close()

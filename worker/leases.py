@@ -6,7 +6,8 @@ Two threads, so that a slow commit never delays a renewal:
     committer   takes finished chunks as they come, and writes all that wait in one round trip
 
 A lease is ``held`` from the claim until its commit was answered, it was released, or the ledger says it is somebody
-else's. Redis that goes away stops neither thread: both try again until it answers, and the token decides then.
+else's. Redis that goes away stops neither thread: both try again until it answers, and the token decides then. What is
+still held when the worker goes is given back for as long as its time allows: a lease that runs out counts as a death.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from scorequeue.errors import ProtocolTooNewError, RedisUnavailableError
+from scorequeue.errors import ProtocolTooNewError, RedisRefusedError, RedisUnavailableError
 from scorequeue.jobs import Lane
 from scorequeue.ledger import Ledger
 from scorequeue.logs import fields
@@ -29,6 +31,9 @@ COMMITS_AT_ONCE = 64
 
 MOST_UNCOMMITTED = 8 * COMMITS_AT_ONCE
 """Scored chunks that wait for the committer above which nothing more should be claimed."""
+
+RELEASE_S = 1.0
+"""Seconds that a release is tried by a pump, which has other chunks to look after."""
 
 _RETRY_S = 0.25
 
@@ -69,7 +74,6 @@ class LeaseKeeper:
         about: Callable[[], dict[str, Any]],
         on_fatal: Callable[[BaseException], None],
     ) -> None:
-        self.outcomes: Counter[str] = Counter()
         self._ledger = ledger
         self._worker_id = worker_id
         self._lanes = lanes
@@ -84,10 +88,25 @@ class LeaseKeeper:
         self._stopping = threading.Event()
         self._beat_now = threading.Event()
         self._is_reachable = True
-        self._threads = [
-            threading.Thread(target=self._guard, args=(self._beat_on,), name="heartbeat", daemon=True),
-            threading.Thread(target=self._guard, args=(self._write,), name="committer", daemon=True),
-        ]
+        self._moved_at = 0.0
+        self._has_failed = False
+        self._heartbeat = threading.Thread(target=self._guard, args=(self._beat_on,), name="heartbeat", daemon=True)
+        self._committer = threading.Thread(target=self._guard, args=(self._write,), name="committer", daemon=True)
+
+    @property
+    def held(self) -> int:
+        """How many leases are held."""
+        return len(self._held)
+
+    @property
+    def lease_s(self) -> float:
+        """Seconds of a lease: a lost one is held until the next sign of life, a third of it later, says so."""
+        return self._ledger.lease_ms / 1000
+
+    @property
+    def moved_at(self) -> float:
+        """When a chunk was last claimed, finished or committed, on the monotonic clock; 0 before the first."""
+        return self._moved_at
 
     @property
     def is_behind(self) -> bool:
@@ -107,13 +126,17 @@ class LeaseKeeper:
         """
         first = self._ledger.renew(self._worker_id, self._about(), self._lanes, [], is_first=True)
         self._ledger_name = first.ledger_name
-        for thread in self._threads:
-            thread.start()
+        self._heartbeat.start()
+        self._committer.start()
 
     def hold(self, leases: Iterable[Lease]) -> None:
         """Renew these from now on."""
+        claimed = list(leases)
+        if not claimed:  # an empty claim is no sign that anything moves
+            return
         with self._lock:
-            self._held.update(leases)
+            self._held.update(claimed)
+            self._moved_at = time.monotonic()
 
     def give_up_claim(self, token: str) -> None:
         """Give back, when Redis answers, what a claim without an answer has leased."""
@@ -125,44 +148,85 @@ class LeaseKeeper:
         """Commit a scored chunk soon. Never blocks: the scorer calls it."""
         with self._changed:
             self._finished.append(finished)
+            self._moved_at = time.monotonic()
             self._changed.notify()
 
-    def release(self, leases: Iterable[Lease]) -> None:
-        """Give chunks back unscored."""
+    def release(self, leases: Iterable[Lease], *, timeout_s: float = RELEASE_S) -> None:
+        """Give chunks back unscored.
+
+        Args:
+            leases: What to give back; not renewed from now on.
+            timeout_s: How long it is tried while Redis is away. After that they run out by themselves.
+        """
         given_back = list(leases)
         with self._lock:
             self._held.difference_update(given_back)
         try:
-            self.outcomes["released"] += self._ledger.release(given_back)
+            self._insist(lambda ledger: ledger.release(given_back), time.monotonic() + timeout_s)
         except RedisUnavailableError as exc:
             facts = fields("release_unsent", leases=len(given_back), error=str(exc))
             log.warning("Redis is away; leases run out by themselves", extra=facts)
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until all finished chunks are committed; False when the time was over, or Redis away, first."""
+        """Wait until all finished chunks are committed; False when the time was over, or a thread here failed, first.
+
+        Redis may be away for a part of it: the committer goes on trying.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: not self._finished or not self._is_reachable, timeout_s)
+            self._changed.wait_for(lambda: not self._finished or self._has_failed, timeout_s)
             return not self._finished
 
-    def stop(self) -> None:
-        """Release what is still held, and leave the list of live workers. Call after ``flush``."""
+    def stop(self, *, timeout_s: float) -> None:
+        """Give back all that is still held, and leave the list of live workers. Call after ``flush``.
+
+        Args:
+            timeout_s: How long it is tried while Redis is away.
+        """
+        give_up_at = time.monotonic() + timeout_s
         self._stopping.set()
         self._beat_now.set()
         with self._changed:
             self._changed.notify_all()
-            rest = list(self._held)
-        self.release(rest)
-        # Unsent, it costs nothing: a worker that gives no sign of life is not counted a lease later.
+        # What is on its way ends first: a commit would meet a lease given back, a renewal list the worker again.
+        for thread in (self._committer, self._heartbeat):
+            if thread.is_alive():
+                thread.join(_left_s(give_up_at) / 2)
+        with self._lock:
+            rest, unanswered = list(self._held), list(self._unanswered)
+        self.release(rest, timeout_s=_left_s(give_up_at))
+        # Neither is insisted on, or each idle worker would wait for the end of an outage: what a claim without an
+        # answer has leased is mostly nothing, and whoever gives no sign of life is not counted a lease later.
         with contextlib.suppress(RedisUnavailableError):
+            self._ledger.until(give_up_at).void(unanswered)
             self._ledger.depart(self._worker_id, self._lanes)
+
+    def _insist(self, verb: Callable[[Ledger], object], give_up_at: float) -> None:
+        """Repeat a verb that may run twice until Redis answers.
+
+        Raises:
+            RedisUnavailableError: It did not until then, by the monotonic clock; or it refused, which waiting does not
+                cure.
+        """
+        while True:
+            try:
+                verb(self._ledger.until(give_up_at))
+                return
+            except (RedisRefusedError, ProtocolTooNewError):
+                raise
+            except RedisUnavailableError:
+                if _left_s(give_up_at) < _RETRY_S:
+                    raise
+                time.sleep(_RETRY_S)
 
     def _guard(self, loop: Callable[[], None]) -> None:
         try:
             loop()
-        except ProtocolTooNewError as exc:
-            self._on_fatal(exc)
         except BaseException as exc:  # whatever it was, nobody renews or commits now
-            log.exception("the lease keeper failed", extra=fields("keeper_failed"))
+            with self._changed:
+                self._has_failed = True
+                self._changed.notify_all()
+            if not isinstance(exc, ProtocolTooNewError):
+                log.exception("the lease keeper failed", extra=fields("keeper_failed"))
             self._on_fatal(exc)
 
     def _beat_on(self) -> None:
@@ -210,9 +274,13 @@ class LeaseKeeper:
             if not batch:
                 return
             outcomes = self._commit([_made(finished) for finished in batch])
+            if outcomes is None:
+                return
             refused = [at for at, outcome in enumerate(outcomes) if outcome.startswith("refused")]
             if refused:
                 again = self._commit([batch[at].fail() for at in refused])
+                if again is None:
+                    return
                 for at, outcome in zip(refused, again, strict=True):
                     facts = fields("commit_refused", chunk=batch[at].lease.chunk, why=outcomes[at], then=outcome)
                     log.error("results did not fit their chunk; its rows fail", extra=facts)
@@ -221,12 +289,12 @@ class LeaseKeeper:
                 for finished in batch:
                     self._finished.popleft()
                     self._held.discard(finished.lease)
+                self._moved_at = time.monotonic()
                 self._changed.notify_all()
-            self.outcomes.update(outcomes)
             _tell_unwanted(batch, outcomes)
 
-    def _commit(self, commits: list[Commit]) -> list[str]:
-        """Commit until Redis answers; ``unsent`` when the worker is stopped first."""
+    def _commit(self, commits: list[Commit]) -> list[str] | None:
+        """Commit until Redis answers; None when the worker is stopped first, which then gives the leases back."""
         while not self._stopping.is_set():
             try:
                 outcomes = self._ledger.commit(commits)
@@ -238,7 +306,7 @@ class LeaseKeeper:
                 continue
             self._note_reachable(True)
             return outcomes
-        return ["unsent"] * len(commits)
+        return None
 
     def _note_reachable(self, is_reachable: bool, error: Exception | None = None) -> None:
         if is_reachable != self._is_reachable:
@@ -267,8 +335,12 @@ def _tell_unwanted(batch: list[Finished], outcomes: list[str]) -> None:
     unwanted = Counter(
         (finished.lease.job_id, outcome)
         for finished, outcome in zip(batch, outcomes, strict=True)
-        if outcome not in ("done", "already", "unsent")
+        if outcome not in ("done", "already")
     )
     for (job_id, outcome), chunks in unwanted.items():
         level = logging.INFO if outcome == "closed" else logging.WARNING
         log.log(level, "scores were refused", extra=fields("scores_refused", job_id=job_id, chunks=chunks, why=outcome))
+
+
+def _left_s(give_up_at: float) -> float:
+    return max(0.0, give_up_at - time.monotonic())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from scorequeue.errors import ProtocolTooNewError
@@ -44,9 +45,10 @@ class Lookout:
             thread.start()
 
     def join(self, timeout_s: float) -> None:
-        """Wait until the threads have seen that the worker stops."""
+        """Wait until all threads have seen that the worker stops, or the time is over."""
+        give_up_at = time.monotonic() + timeout_s
         for thread in self._threads:
-            thread.join(timeout_s)
+            thread.join(max(0.0, give_up_at - time.monotonic()))
 
     def _watch(self, pump: Pump) -> None:
         try:

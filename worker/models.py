@@ -21,6 +21,9 @@ POLL_S = 2.0
 RETRY_S = 30.0
 """Seconds until a version that failed is tried again: a shared folder may have been away for a moment."""
 
+REPORTED_S = 2 * RETRY_S
+"""Seconds for which a failure is reported: until the version has been tried again, and a while more."""
+
 MOST_VERSIONS = 2
 """Versions loaded at once: the one for new jobs, and one that older jobs are pinned to."""
 
@@ -29,9 +32,9 @@ class ModelShelf:
     """The versions that are ready, and the one that new jobs get.
 
     A version is *absent*, *loading* (in the follower's thread, beside those that are ready), *ready*, or *failed*: it
-    is then tried again after ``RETRY_S`` if it is still ``current`` or asked for. At most
-    ``MOST_VERSIONS`` are ready: the one that was used least recently, but never the one for new jobs, makes room for
-    another. What the scorer still holds of it lives until it is scored.
+    is then tried again after ``RETRY_S`` if it is still ``current`` or asked for, and forgotten after ``REPORTED_S`` if
+    it is not. At most ``MOST_VERSIONS`` are ready: the one that was used least recently, but never the one for new
+    jobs, makes room for another that has passed ``check``. What the scorer still holds of it lives until it is scored.
 
     New jobs get another version only when the registry's ``current`` names it and it is ready; when it fails, the old
     one stays, and an error is logged once.
@@ -39,6 +42,8 @@ class ModelShelf:
     Args:
         load: Makes a version ready; ``load_model`` with its options bound.
         read_current: What ``current`` names now, or None; ``Registry.current``.
+        check: Raises if a version is not there or damaged, and takes no room on the device; ``Registry.verify``. Asked
+            before another version makes room. The default leaves everything to ``load``.
         poll_s: Seconds between two looks at ``current``.
         clock: Seconds, monotonic.
     """
@@ -48,11 +53,13 @@ class ModelShelf:
         load: Callable[[str], LoadedModel],
         read_current: Callable[[], str | None],
         *,
+        check: Callable[[str], object] = lambda _: None,
         poll_s: float = POLL_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._load = load
         self._read_current = read_current
+        self._check = check
         self._poll_s = poll_s
         self._clock = clock
         self._lock = threading.Lock()
@@ -60,6 +67,7 @@ class ModelShelf:
         self._current: str | None = None
         self._requested: str | None = None
         self._failed: dict[str, tuple[str, float]] = {}  # why, and when
+        self._trying: str | None = None
         self._followed: str | None = None
         self._wake = threading.Event()
         self._is_stopping = False
@@ -103,8 +111,9 @@ class ModelShelf:
             return sorted(self._ready, key=lambda version: version != self._current)
 
     def failed_versions(self) -> dict[str, str]:
-        """Versions that could not be made ready, and why."""
+        """Versions that could not be made ready lately or are being tried again just now, and why they could not."""
         with self._lock:
+            self._forget_failures()
             return {version: why for version, (why, _) in self._failed.items()}
 
     def get(self, version: str) -> LoadedModel:
@@ -176,24 +185,44 @@ class ModelShelf:
         with self._lock:
             if version in self._ready:
                 return True
-            spare = next((name for name in self._ready if name != self._current), None)
-            if spare is not None and len(self._ready) >= MOST_VERSIONS:
-                # It goes first, so that there are never three on the device.
-                del self._ready[spare]
-                log.info("version makes room", extra=fields("version_dropped", version=spare))
+            self._trying = version
+            is_full = len(self._ready) >= MOST_VERSIONS
         try:
+            if is_full:
+                self._check(version)  # first, so that a name that never was costs no version that is in use
+                self._make_room()
             model = self._load(version)
         except Exception as error:
-            with self._lock:
-                is_new = version not in self._failed
-                self._failed[version] = (str(error), self._clock())
-            if is_new:
-                log.error(
-                    "version cannot be used; the old one stays",
-                    extra=fields("version_failed", version=version, error=str(error)),
-                )
+            self._note_failure(version, error)
             return False
         with self._lock:
+            self._trying = None
             self._failed.pop(version, None)
             self._ready[version] = model
         return True
+
+    def _make_room(self) -> None:
+        """Let go of a version before the next one is loaded, so that there are never three on the device."""
+        with self._lock:
+            spare = next(name for name in self._ready if name != self._current)
+            del self._ready[spare]
+        log.info("version makes room", extra=fields("version_dropped", version=spare))
+
+    def _note_failure(self, version: str, error: Exception) -> None:
+        with self._lock:
+            is_new = version not in self._failed
+            self._trying = None
+            self._failed[version] = (str(error), self._clock())
+            self._forget_failures()
+        if is_new:
+            log.error(
+                "version cannot be used; the old one stays",
+                extra=fields("version_failed", version=version, error=str(error)),
+            )
+
+    def _forget_failures(self) -> None:
+        """Drop what is no news any more: jobs end by what is reported, and names that never were may be many."""
+        oldest = self._clock() - REPORTED_S
+        self._failed = {
+            version: (why, at) for version, (why, at) in self._failed.items() if at > oldest or version == self._trying
+        }

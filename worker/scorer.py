@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from scorequeue.errors import DeviceSickError
+from scorequeue.errors import DeviceSickError, RedisUnavailableError
 from scorequeue.jobs import Lane
 from scorequeue.logs import fields
 from worker.backends import DeviceFullError, PaddedBatch, Running, Scores, pad_rows
@@ -47,9 +47,9 @@ class Scorer:
     """Scores chunks on one device.
 
     States: *new* until ``start``; *running*; *draining* after ``drain``: the batch on the device is finished and the
-    chunks that it completes are passed on, no other batch begins; *sick* when golden sentences fail: nothing more is
-    scored, and ``on_sick`` is called once. After both the thread ends and the scorer is *closed*: ``submit`` refuses,
-    ``drain`` gives back the keys of chunks that were not passed on.
+    chunks that it completes are passed on, no other batch begins; *sick* when golden sentences fail, or Redis refuses
+    to note a suspect row: nothing more is scored, and ``on_sick`` is called once. After both the thread ends and the
+    scorer is *closed*: ``submit`` refuses, ``drain`` gives back the keys of chunks that were not passed on.
 
     A batch that raises is cut in half until the guilty row stands alone. It fails only if the golden sentences of its
     version pass right then.
@@ -69,7 +69,7 @@ class Scorer:
     def __init__(
         self,
         *,
-        on_sick: Callable[[DeviceSickError], None],
+        on_sick: Callable[[DeviceSickError | RedisUnavailableError], None],
         token_budget: int,
         window_rows: int = WINDOW_ROWS,
         window_s: float | None = WINDOW_S,
@@ -112,7 +112,7 @@ class Scorer:
         return self._intake.suspects
 
     def stalled_s(self, now: float) -> float:
-        """Seconds since the batch that is on the device was begun, or the last one ended; 0 when there is none.
+        """Seconds since the device last gave a sign of life, or got something to do after a pause; 0 while it has none.
 
         Args:
             now: The monotonic clock.
@@ -164,6 +164,10 @@ class Scorer:
                     flights.append(self._begin(pick))
                 if flights and (not pick or len(flights) >= flights[0].model.backend.depth):
                     self._finish(flights.popleft())
+        except RedisUnavailableError as error:  # of a note; the device is well
+            log.error("a suspect row cannot be noted", extra=fields("note_refused", error=str(error)))
+            self._intake.close()
+            self._on_sick(error)
         except Exception as error:  # the loop's edge
             sick = error if isinstance(error, DeviceSickError) else DeviceSickError(f"the scorer failed: {error!r}")
             log.error("device is sick", exc_info=error, extra=fields("device_sick", error=str(sick)))
@@ -185,6 +189,7 @@ class Scorer:
         # Not inside the handler: what recovering raises is not about what was raised before.
         if scores is None:
             assert flight.error is not None
+            self._note_life()
             self._recover(flight, flight.error)
             return
         assert flight.batch is not None
@@ -224,6 +229,7 @@ class Scorer:
                 self._finish(self._begin(half))
             return
         flight.model.check_golden()
+        self._note_life()
         log.error(
             "row cannot be scored",
             exc_info=error if self._stats.failed_rows < TRACES else None,
@@ -231,6 +237,10 @@ class Scorer:
         )
         self._stats = replace(self._stats, failed_rows=self._stats.failed_rows + 1)
         self._store(pick, np.full((1, len(flight.model.labels)), np.nan, np.float32), error=error)
+
+    def _note_life(self) -> None:
+        """The device has answered, if only with an error: finding many guilty rows takes long, and is not a stall."""
+        self._stats = replace(self._stats, last_batch_at=time.monotonic())
 
     def _halve_budget(self, flight: _Flight, error: Exception) -> None:
         padded_tokens = flight.batch.input_ids.size if flight.batch else 0

@@ -46,6 +46,9 @@ from worker.watchdog import Ears, Watchdog
 PATIENCE_S = 1.0
 """The worker's threads wait for Redis themselves, and must notice meanwhile that they are told to stop."""
 
+GIVE_BACK_S = 2.0
+"""Seconds of a drain that are kept for giving leases back, a quarter of it at most."""
+
 CELERY_GRACE_S = 5.0
 """Seconds that Celery has to end after the drain; it may be waiting for a Redis that is away."""
 
@@ -68,12 +71,11 @@ class Service:
         self._ledger = Ledger.connect(settings, patience_s=PATIENCE_S)
         registry = Registry(settings.registry)
         load = partial(load_model, registry, backend=settings.backend, device=settings.device, dtype=settings.dtype)
-        self._models = ModelShelf(load, registry.current)
+        self._models = ModelShelf(load, registry.current, check=registry.verify)
         first = self._models.load_first()
+        notes = LedgerNotes(self._ledger, self.worker_id, stopping=self._stopping)
         self._scorer = Scorer(
-            on_sick=self._fail,
-            token_budget=settings.token_budget or first.backend.token_budget,
-            notes=LedgerNotes(self._ledger, self.worker_id, stopping=self._stopping),
+            on_sick=self._fail, token_budget=settings.token_budget or first.backend.token_budget, notes=notes
         )
         self._keeper = LeaseKeeper(
             self._ledger, self.worker_id, lanes=settings.lanes, about=self._about, on_fatal=self._fail
@@ -98,6 +100,8 @@ class Service:
         self._ears = Ears(self._celery.threads)
         self._watchdog = Watchdog(
             self._scorer,
+            keeper=self._keeper,
+            notes_wait=lambda: notes.is_waiting,
             lanes=settings.lanes,
             ears=self._ears,
             waiting_bells=self._ledger.bells,
@@ -160,31 +164,37 @@ class Service:
     def _drain(self) -> None:
         """Let go of everything, in the order that loses the least work."""
         self._stopping.wait()
-        give_up_at = time.monotonic() + self._settings.drain_timeout_s
-        log.info("worker drains", extra=fields("drain", timeout_s=self._settings.drain_timeout_s))
+        timeout_s = self._settings.drain_timeout_s
+        give_up_at = time.monotonic() + timeout_s
+        work_ends_at = give_up_at - min(GIVE_BACK_S, timeout_s / 4)
+        log.info("worker drains", extra=fields("drain", timeout_s=timeout_s))
         threading.Thread(target=self._end_in_a_hurry, args=(give_up_at,), name="hurry", daemon=True).start()
 
-        def left_s() -> float:
-            return max(0.0, give_up_at - time.monotonic())
-
-        self._lookout.join(left_s())  # 1. pumps stop claiming: they look at `stopping` before each claim
-        unfinished = self._scorer.drain(left_s())  # 2. the batch on the device is finished, no other begins
-        self._keeper.flush(left_s())  # 3. its chunks are committed
-        self._keeper.release(cast("list[Lease]", unfinished))  # 4. the rest goes back, to the front of its lane
-        self._keeper.stop()  # 5. nothing is held any more: leave the list of live workers
-        self._models.stop(timeout_s=left_s())
+        self._lookout.join(_left_s(work_ends_at))  # 1. pumps stop claiming: they look at `stopping` before each claim
+        unfinished = self._scorer.drain(_left_s(work_ends_at))  # 2. the batch on the device ends, no other begins
+        if _left_s(work_ends_at) == 0:
+            self._failure = self._failure or TimeoutError("the batch on the device outlasted the drain")
+        self._keeper.flush(_left_s(work_ends_at))  # 3. its chunks are committed, once Redis answers
+        # 4. The rest goes back, to the front of its lane; when Redis comes back late, too.
+        self._keeper.release(cast("list[Lease]", unfinished), timeout_s=_left_s(give_up_at))
+        self._keeper.stop(timeout_s=_left_s(give_up_at))  # 5. nothing is held any more: leave the list of live workers
+        self._models.stop(timeout_s=_left_s(give_up_at) / 2)
         log.info("worker drained", extra=fields("drained", released=len(unfinished)))
         self._drained.set()
-        time.sleep(min(CELERY_GRACE_S, left_s() + 1.0))
+        time.sleep(min(CELERY_GRACE_S, _left_s(give_up_at)))
         os._exit(self._exit_status())  # Celery still waits for a Redis that is away; nothing of ours is left
 
     def _end_in_a_hurry(self, give_up_at: float) -> None:
-        is_told = self._hurry.wait(max(0.0, give_up_at - time.monotonic()))
+        is_told = self._hurry.wait(_left_s(give_up_at))
         if self._drained.is_set():
             return
         why = "second signal" if is_told else "drain timed out"
         log.warning("worker ends now; leases go back", extra=fields("hurry", why=why))
-        self._keeper.stop()
+        if is_told:  # else the drain has been giving back for a while, and waits for a Redis that does not answer
+            timeout_s = min(GIVE_BACK_S, _left_s(give_up_at))
+            stopping = threading.Thread(target=partial(self._keeper.stop, timeout_s=timeout_s), daemon=True)
+            stopping.start()
+            stopping.join(timeout_s)
         os._exit(ExitCode.UNEXPECTED)
 
     def _exit_status(self) -> int:
@@ -209,6 +219,10 @@ class Service:
             "failed_versions": self._models.failed_versions(),
             "rows": self._scorer.stats.rows,
         }
+
+
+def _left_s(give_up_at: float) -> float:
+    return max(0.0, give_up_at - time.monotonic())
 
 
 def run_worker(settings: WorkerSettings) -> int:

@@ -10,11 +10,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
-from scorequeue.errors import RedisUnavailableError
+from scorequeue.errors import ProtocolTooNewError, RedisFullError, RedisRefusedError, RedisUnavailableError
 from scorequeue.jobs import ErrorCode, Lane, RowError
 from scorequeue.ledger import Ledger
 from scorequeue.logs import fields
@@ -28,6 +28,8 @@ LOST = RowError(
 )
 
 _RETRY_S = 0.25
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -57,25 +59,48 @@ class LedgerNotes:
         self._ledger = ledger
         self._worker_id = worker_id
         self._stopping = stopping
+        self._is_waiting = False
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a row cannot run because Redis is away."""
+        return self._is_waiting
 
     def write(self, key: Hashable, row: int) -> bool:
-        """Note a row; False when the lease is lost or the worker is told to stop."""
+        """Note a row; False when the lease is lost or the worker is told to stop.
+
+        Raises:
+            RedisRefusedError: Redis refuses, which waiting does not cure.
+            ProtocolTooNewError: A newer Scorequeue serves the namespace.
+        """
         assert isinstance(key, Lease)
-        while not self._stopping.is_set():
-            try:
-                return self._ledger.note(self._worker_id, key, row)
-            except RedisUnavailableError:
-                self._stopping.wait(_RETRY_S)
-        return False
+        return bool(self._insist(lambda: self._ledger.note(self._worker_id, key, row)))
 
     def clear(self) -> None:
-        """Note that no row runs alone."""
-        while not self._stopping.is_set():
-            try:
-                return self._ledger.clear_note(self._worker_id)
-            except RedisUnavailableError:
-                self._stopping.wait(_RETRY_S)
-        return None  # leaving clears it
+        """Note that no row runs alone. Raises what ``write`` raises."""
+        self._insist(lambda: self._ledger.clear_note(self._worker_id))  # told to stop: leaving clears it
+
+    def _insist(self, verb: Callable[[], T]) -> T | None:
+        """Repeat a verb until Redis answers; None when the worker is told to stop first."""
+        try:
+            while not self._stopping.is_set():
+                try:
+                    return verb()
+                except RedisUnavailableError as exc:
+                    if not _is_cured_by_time(exc):
+                        raise
+                    if not self._is_waiting:
+                        facts = fields("note_waits", error=str(exc))
+                        log.warning("a suspect row waits until Redis has noted it", extra=facts)
+                    self._is_waiting = True
+                    self._stopping.wait(_RETRY_S)
+            return None
+        finally:
+            self._is_waiting = False
+
+
+def _is_cured_by_time(error: RedisUnavailableError) -> bool:
+    return isinstance(error, RedisFullError) or not isinstance(error, RedisRefusedError | ProtocolTooNewError)
 
 
 class SuspectChunk:

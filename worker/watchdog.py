@@ -1,10 +1,11 @@
-"""Notices what nothing else would: a device that never answers, and a Celery consumer that hears no bells.
+"""Notices what nothing else would: a worker that is stuck, and a Celery consumer that hears no bells.
 
 deaf      a lane's Celery queue has held bells for a minute, none was heard, and a pool thread was free: the consumer
           connects anew. Work goes on meanwhile, a quarter of a second late, because the lookout needs no bells.
 stuck     the device has had a batch for ten times as long as the longest one before, a minute at least: the stacks of
           all threads go to the log, and the process ends at once. It releases nothing: the leases run out, and the
-          row that did it, if it was one, is found out by the deaths.
+          row that did it, if it was one, is found out by the deaths. The same when leases are held for so long while
+          the device has nothing to do, no chunk moves and Redis is there: a tokenizer hangs, or a thread of ours.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Callable, Sequence
 from scorequeue.errors import ExitCode, RedisUnavailableError
 from scorequeue.jobs import Lane
 from scorequeue.logs import fields
+from worker.leases import LeaseKeeper
 from worker.scorer import Scorer
 
 LOOK_EVERY_S = 5.0
@@ -28,10 +30,10 @@ DEAF_AFTER_S = 60.0
 """Seconds that bells wait, unheard, before the consumer is made anew."""
 
 STUCK_AFTER_S = 60.0
-"""Fewest seconds that a batch may take."""
+"""Fewest seconds that a batch may take, or that leases may be held while nothing happens."""
 
 STUCK_FACTOR = 10.0
-"""A batch may take so many times as long as the longest one before."""
+"""Either may take so many times as long as the longest batch before."""
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +79,8 @@ class Watchdog:
 
     Args:
         scorer: Whose batches are watched.
+        keeper: Whose leases are watched.
+        notes_wait: Whether a suspect row cannot run because Redis is away.
         lanes: Lanes whose bells are watched.
         ears: What was heard.
         waiting_bells: How many bells wait in a lane's queue.
@@ -90,6 +94,8 @@ class Watchdog:
         self,
         scorer: Scorer,
         *,
+        keeper: LeaseKeeper,
+        notes_wait: Callable[[], bool],
         lanes: Sequence[Lane],
         ears: Ears,
         waiting_bells: Callable[[Lane], int],
@@ -99,12 +105,15 @@ class Watchdog:
         end: Callable[[int], None] = os._exit,
     ) -> None:
         self._scorer = scorer
+        self._keeper = keeper
+        self._notes_wait = notes_wait
         self._ears = ears
         self._waiting_bells = waiting_bells
         self._restart_consumer = restart_consumer
         self._stopping = stopping
         self._clock = clock
         self._end = end
+        self._excused_at = clock()
         self._unheard_since: dict[Lane, float | None] = dict.fromkeys(lanes)
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -118,17 +127,29 @@ class Watchdog:
 
     def look(self) -> None:
         """Look once."""
-        self._look_at_device()
+        now = self._clock()
+        limit_s = max(STUCK_AFTER_S, STUCK_FACTOR * self._scorer.stats.longest_batch_s)
+        stalled_s, unmoved_s = self._scorer.stalled_s(now), self._unmoved_s(now)
+        if stalled_s >= limit_s:
+            self._end_stuck("the device has not answered", "device", stalled_s)
+        elif unmoved_s >= max(limit_s, self._keeper.lease_s):
+            self._end_stuck("leases are held and nothing happens with them", "leases", unmoved_s)
         for lane in self._unheard_since:
             self._listen(lane)
 
-    def _look_at_device(self) -> None:
-        limit_s = max(STUCK_AFTER_S, STUCK_FACTOR * self._scorer.stats.longest_batch_s)
-        stalled_s = self._scorer.stalled_s(self._clock())
-        if stalled_s < limit_s:
-            return
-        facts = fields("stuck", stalled_s=round(stalled_s, 1), limit_s=round(limit_s, 1))
-        log.error("the device has not answered; the worker ends for its supervisor to start it anew", extra=facts)
+    def _unmoved_s(self, now: float) -> float:
+        """Seconds for which leases were held without a sign of progress, nor a reason that is not ours to mend."""
+        has_reason = not self._keeper.is_reachable or self._notes_wait()
+        # While the device has a batch, its own limit counts; other leases wait for it.
+        if not self._keeper.held or has_reason or self._scorer.stalled_s(now) > 0:
+            self._excused_at = now
+        return now - max(self._excused_at, self._keeper.moved_at, self._scorer.stats.last_batch_at)
+
+    def _end_stuck(self, what: str, where: str, waited_s: float) -> None:
+        log.error(
+            f"{what}; the worker ends for its supervisor to start it anew",
+            extra=fields("stuck", where=where, waited_s=round(waited_s, 1)),
+        )
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
         self._end(ExitCode.UNEXPECTED)
 

@@ -63,7 +63,8 @@ class ScorerStats:
         forward_s: Seconds in which the device had a batch.
         longest_batch_s: Longest time that one batch took.
         memory_errors: Batches for which the device had no memory.
-        last_batch_at: When the last batch ended, on the monotonic clock; 0 before the first.
+        last_batch_at: When the last batch ended, a failed one and golden sentences too, on the monotonic clock; 0
+            before the first.
     """
 
     batches: int = 0

@@ -32,6 +32,7 @@ KILLER = "this row kills"
 POISON = "this row raises"
 HANGING = "this row hangs"
 TOKEN_KILLER = "this row kills the tokenizer"
+TOKEN_HANGING = "this row hangs the tokenizer"
 
 _MARKS = {KILLER: 1, POISON: 2, HANGING: 3}
 
@@ -44,6 +45,8 @@ class FaultyTokenizer(FakeTokenizer):
         for row, text in enumerate(texts):
             if text == TOKEN_KILLER:
                 os.kill(os.getpid(), signal.SIGKILL)
+            if text == TOKEN_HANGING:
+                time.sleep(3600)
             if text in _MARKS:
                 encodings.token_ids[encodings.starts[row]] = _MARKS[text]
         return encodings

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,7 @@ from scorequeue.keys import Keys
 from scorequeue.ledger import Ledger
 from scorequeue.records import ChunkUpload
 from scorequeue.settings import Settings
+from tests.faults.faulty_worker import TOKEN_HANGING
 from tests.processes import WorkerProcess, environment, until
 from tests.servers import RedisServer
 from tests.tiny import publish_tiny
@@ -61,6 +64,82 @@ def test_stop_while_redis_is_away_is_clean(worker: WorkerProcess, server: RedisS
 
     assert status == 0
     assert "Traceback" not in worker.log.read_text()
+
+
+SLOW = {"FAULTS_ROWS_PER_S": "1000"}
+"""A worker that holds much for long."""
+
+HASTY = {"FAULTS_HASTY": "1"}
+"""A worker that is stuck after a second, not a minute."""
+
+
+def faulty_worker(server: RedisServer, folder: Path, variables: dict[str, str], **settings: object) -> WorkerProcess:
+    publish_tiny(folder / "faulty")
+    where = {"redis_url": server.url, "namespace": "n", "registry": folder / "faulty", "backend": "fake"}
+    log = folder / "faulty.log"
+    return WorkerProcess(log, module="tests.faults.faulty_worker", variables=variables, **where, **settings)
+
+
+def held_and_expired(server: RedisServer) -> tuple[int, int]:
+    with redis.Redis.from_url(server.url) as raw:
+        return int(raw.hlen("{n}:holders")), int(raw.hget("{n}:meta", "expired") or 0)
+
+
+def test_drain_outlasts_an_outage(server: RedisServer, tmp_path: Path) -> None:
+    """Redis restarts while a worker drains: what it scored counts, the rest goes back, and no death is noted."""
+    with faulty_worker(server, tmp_path, SLOW) as worker, Client(server.url, "n") as client:
+        job = client.submit(["The cat sat."] * 8_000, chunk_rows=64)
+        until(lambda: job.status().scored > 0, what="a worker that scores")
+        server.kill()
+        until(lambda: "action=redis_away" in worker.log.read_text(), what="a worker that noticed")
+
+        os.kill(worker.pid, signal.SIGTERM)
+        until(lambda: "action=drain " in worker.log.read_text(), what="a worker that drains")
+        back_at = time.monotonic() + 3
+        until(lambda: time.monotonic() > back_at, what="the outage's end")
+        server.start()
+
+        assert worker.wait() == ExitCode.DONE
+        assert held_and_expired(server) == (0, 0)
+        assert "action=release_unsent" not in worker.log.read_text()
+
+
+@pytest.mark.parametrize("silence", ["gone", "hanging"])
+def test_drain_ends_in_time_when_redis_stays_away(server: RedisServer, tmp_path: Path, silence: str) -> None:
+    """A supervisor kills what outlasts it."""
+    with faulty_worker(server, tmp_path, SLOW, drain_timeout_s=4) as worker, Client(server.url, "n") as client:
+        job = client.submit(["The cat sat."] * 8_000, chunk_rows=64)
+        until(lambda: job.status().scored > 0, what="a worker that scores")
+        (server.kill if silence == "gone" else server.pause)()
+        until(lambda: "action=redis_away" in worker.log.read_text(), what="a worker that noticed")
+
+        began = time.monotonic()
+        status = worker.terminate()
+        took_s = time.monotonic() - began
+        if silence == "hanging":
+            server.resume()
+
+    assert took_s < 5.5, "the time-out, and a moment for the process to end"
+    assert status == ExitCode.DONE or silence == "hanging"
+    assert "Traceback" not in worker.log.read_text()
+
+
+def test_tokenizer_that_hangs_ends_the_worker(server: RedisServer, tmp_path: Path) -> None:
+    """The leases run out then: two deaths later the row is known, where heartbeats would have kept it for ever."""
+    with faulty_worker(server, tmp_path, HASTY, lease_s=1) as worker, Client(server.url, "n") as client:
+        job = client.submit(["The cat sat."] * 10)
+        job.wait(timeout_s=30)
+        until(lambda: held_and_expired(server)[0] == 0, what="a worker that holds nothing")
+        idle_until = time.monotonic() + 2
+        until(lambda: time.monotonic() > idle_until, what="a while without work")
+        assert worker.is_running
+
+        client.submit(["The cat sat.", TOKEN_HANGING])
+
+        assert worker.wait() == ExitCode.UNEXPECTED
+        assert "action=stuck" in worker.log.read_text()
+        assert "Thread" in worker.log.read_text(), "the stacks are in the log"
+        assert held_and_expired(server)[0] == 1, "nothing is released: its running out says who did it"
 
 
 def test_worker_goes_on_when_redis_is_back(worker: WorkerProcess, server: RedisServer) -> None:

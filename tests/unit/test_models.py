@@ -184,6 +184,65 @@ def test_at_most_two_versions_are_loaded_at_any_time() -> None:
     assert shelf.ready_versions() == ["v4", "v3"]
 
 
+def test_a_version_that_is_not_there_costs_no_loaded_one() -> None:
+    """Whoever names a version that never was must not take one from the jobs that use it."""
+    loads, asked = Loads(), []
+
+    def check(version: str) -> None:
+        asked.append(version)
+        if version.startswith("bad"):
+            raise VersionNotFoundError(f"no {version}")
+
+    shelf = ModelShelf(loads, Pointer("v1"), check=check)
+    shelf.load_first()
+    for version in ("old1", "bad2"):
+        shelf.request(version)
+        shelf.look()
+
+    assert shelf.ready_versions() == ["v1", "old1"]
+    assert shelf.failed_versions() == {"bad2": "no bad2"}
+    assert (loads.versions, asked) == (["v1", "old1"], ["bad2"]), "checked only where another one would have to go"
+
+
+def test_a_failure_is_reported_while_it_is_news(caplog: pytest.LogCaptureFixture) -> None:
+    """Jobs end after ten minutes of such reports: one that nobody has confirmed since says nothing."""
+    clock = [0.0]
+    shelf = ModelShelf(Loads(), Pointer("v1"), clock=lambda: clock[0])
+    shelf.load_first()
+    shelf.request("bad2")
+    shelf.look()
+
+    clock[0] = 2 * RETRY_S - 1
+    assert shelf.failed_versions() == {"bad2": "bad2 is broken"}
+    clock[0] = 2 * RETRY_S
+    assert shelf.failed_versions() == {}
+    assert shelf._failed == {}, "whoever names many versions that never were must not fill the memory"
+
+
+def test_a_failure_is_reported_while_the_version_is_tried_again() -> None:
+    """A load may take minutes until it fails; the ten minutes must not begin anew with each."""
+    clock = [0.0]
+    seen: list[dict[str, str]] = []
+
+    def load(version: str) -> LoadedModel:
+        if version == "v1":
+            return make_fake_model(version=version)
+        seen.append(shelf.failed_versions())
+        clock[0] += 3 * RETRY_S
+        seen.append(shelf.failed_versions())
+        raise VerificationError("broken")
+
+    shelf = ModelShelf(load, Pointer("v1"), clock=lambda: clock[0])
+    shelf.load_first()
+    for _ in range(2):
+        shelf.request("bad2")
+        shelf.look()
+        clock[0] += RETRY_S
+
+    assert seen == [{}, {}, {"bad2": "broken"}, {"bad2": "broken"}]
+    assert shelf.failed_versions() == {"bad2": "broken"}
+
+
 def test_the_follower_outlives_a_registry_that_is_away() -> None:
     pointer = Pointer("v1")
     is_away = threading.Event()

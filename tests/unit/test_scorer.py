@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scorequeue.errors import DeviceSickError
+from scorequeue.errors import DeviceSickError, RedisUnavailableError
 from scorequeue.jobs import ErrorCode, Lane
 from scorequeue.manifest import GoldenSentence
 from scorequeue.registry import Registry
@@ -66,7 +66,7 @@ class Harness:
     def __init__(self, model: LoadedModel, **options: Any) -> None:
         self.model = model
         self.done: list[ChunkScores] = []
-        self.sick: list[DeviceSickError] = []
+        self.sick: list[DeviceSickError | RedisUnavailableError] = []
         self._changed = threading.Condition()
         self.scorer = Scorer(on_sick=self._note_sick, **{"token_budget": 256, **options})
         self.scorer.start()
@@ -82,7 +82,7 @@ class Harness:
             assert self._changed.wait_for(lambda: len(self.done) >= chunks, WAIT_S), f"{len(self.done)} of {chunks}"
             return {done.key: done for done in self.done}
 
-    def wait_sick(self) -> DeviceSickError:
+    def wait_sick(self) -> DeviceSickError | RedisUnavailableError:
         with self._changed:
             assert self._changed.wait_for(lambda: self.sick, WAIT_S)
             return self.sick[0]
@@ -92,7 +92,7 @@ class Harness:
             self.done.append(done)
             self._changed.notify_all()
 
-    def _note_sick(self, error: DeviceSickError) -> None:
+    def _note_sick(self, error: DeviceSickError | RedisUnavailableError) -> None:
         with self._changed:
             self.sick.append(error)
             self._changed.notify_all()
@@ -239,6 +239,26 @@ def test_a_wrong_number_of_scores_is_never_passed_on(harness: Harness, device: F
 
     harness.wait_sick()
     assert harness.done == []
+
+
+def test_batches_that_fail_and_golden_sentences_are_signs_of_life(harness: Harness, device: Faulty) -> None:
+    """A worker that looks for many guilty rows is busy, not stuck: the watchdog must leave it alone."""
+    seen: list[float] = []
+    begin = device.begin
+
+    def note_life(batch: PaddedBatch) -> Running:
+        seen.append(harness.scorer.stats.last_batch_at)
+        return begin(batch)
+
+    device.begin = note_life  # type: ignore[method-assign]
+    harness.submit("chunk", [POISON] * 4)
+    harness.wait(1)
+
+    # 4 rows, 2, 1, golden, ...: what comes behind a failed batch or golden sentences sees that they ended.
+    assert len(seen) == 11
+    assert sorted(set(seen)) == seen, "each of them moved the time"
+    assert harness.scorer.stats.last_batch_at > seen[-1]
+    assert harness.scorer.stats.batches == 0
 
 
 def test_memory_that_runs_out_halves_the_budget_and_loses_no_row(harness: Harness, device: Faulty) -> None:

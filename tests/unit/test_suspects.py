@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import numpy as np
 import pytest
 
+from scorequeue.errors import ProtocolTooNewError, RedisFullError, RedisRefusedError, RedisUnavailableError
 from scorequeue.jobs import ErrorCode, Lane
+from scorequeue.records import Lease
 from tests.unit.test_scorer import POISON, WAIT_S, Faulty, Harness, sentences
 from worker.backends import Encodings
 from worker.backends.fake import FakeTokenizer
 from worker.loading import LoadedModel
 from worker.models import make_fake_model
-from worker.suspects import SuspectChunk
+from worker.suspects import LedgerNotes, SuspectChunk
 
 UNREADABLE = "the tokenizer panics"
 
@@ -192,6 +195,71 @@ def test_drain_gives_back_the_chunk_after_the_row_on_the_device(harness: Harness
     assert harness.done == []
     assert len(device.batches) == 1
     assert not harness.scorer.submit_suspect(suspect(harness, sentences(1)))
+
+
+class MoodyLedger:
+    """Answers a note or its clearing with one error after another, then well."""
+
+    def __init__(self, *errors: RedisUnavailableError) -> None:
+        self.errors = list(errors)
+        self.notes: LedgerNotes | None = None
+        self.was_waiting: list[bool] = []
+
+    def note(self, worker_id: str, lease: Lease, row: int) -> bool:
+        self._answer()
+        return True
+
+    def clear_note(self, worker_id: str) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        assert self.notes is not None
+        self.was_waiting.append(self.notes.is_waiting)
+        if self.errors:
+            raise self.errors.pop(0)
+
+
+def make_notes(ledger: MoodyLedger) -> LedgerNotes:
+    ledger.notes = LedgerNotes(ledger, "w1", stopping=threading.Event())  # type: ignore[arg-type]
+    return ledger.notes
+
+
+LEASE = Lease("0" * 32, 0, "token")
+
+
+def test_note_waits_for_redis_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever wonders why a worker does nothing finds the reason in its log, and finds the rest of it too."""
+    ledger = MoodyLedger(RedisUnavailableError("away"), RedisFullError("full"), RedisUnavailableError("away"))
+    notes = make_notes(ledger)
+
+    with caplog.at_level(logging.WARNING):
+        assert notes.write(LEASE, 3)
+
+    assert ledger.was_waiting == [False, True, True, True]
+    assert not notes.is_waiting
+    assert [record.message for record in caplog.records] == ["a suspect row waits until Redis has noted it"]
+
+
+@pytest.mark.parametrize("error", [RedisRefusedError("NOPERM"), ProtocolTooNewError("newer")])
+def test_note_that_is_refused_is_not_waited_for(error: RedisUnavailableError) -> None:
+    """No time cures it: the worker would hold its leases, and its device, for ever."""
+    with pytest.raises(type(error)):
+        make_notes(MoodyLedger(error)).write(LEASE, 3)
+    with pytest.raises(type(error)):
+        make_notes(MoodyLedger(error)).clear()
+
+
+def test_refused_note_ends_the_scorer_with_its_own_error(harness: Harness, notebook: Notebook) -> None:
+    """The device is well, and what an operator reads must not say otherwise."""
+
+    def refuses(_: int) -> bool:
+        raise ProtocolTooNewError("a newer program serves the namespace")
+
+    notebook.refuses = refuses
+    harness.scorer.submit_suspect(suspect(harness, sentences(2)))
+
+    assert isinstance(harness.wait_sick(), ProtocolTooNewError)
+    assert harness.scorer.drain(WAIT_S) == ["suspect"]
 
 
 def test_waiting_for_a_note_is_not_a_stuck_device(harness: Harness, device: Faulty, notebook: Notebook) -> None:

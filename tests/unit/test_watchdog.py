@@ -1,4 +1,4 @@
-"""The watchdog: a device that never answers, a consumer that hears no bells."""
+"""The watchdog: a device that never answers, leases with which nothing happens, a consumer that hears no bells."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ class Scene:
     is_away: bool = False
     stalled: float = 0.0
     stats: ScorerStats = field(default_factory=ScorerStats)
+    held: int = 0
+    moved_at: float = 1_000.0
+    lease_s: float = 15.0
+    is_reachable: bool = True
+    notes_wait: bool = False
     restarts: int = 0
     ended: list[int] = field(default_factory=list)
 
@@ -29,6 +34,8 @@ class Scene:
         self.ears = Ears(2, clock=lambda: self.now)
         self.watchdog = Watchdog(
             self,  # type: ignore[arg-type]
+            keeper=self,  # type: ignore[arg-type]
+            notes_wait=lambda: self.notes_wait,
             lanes=[Lane.BULK],
             ears=self.ears,
             waiting_bells=self.waiting_bells,
@@ -143,3 +150,59 @@ def test_device_that_does_not_answer_ends_the_worker(
 
     assert scene.ended == ([1] if is_stuck else [])
     assert ("most recent call first" in capfd.readouterr().err) is is_stuck, "with all stacks, for whoever looks why"
+
+
+def test_leases_with_which_nothing_happens_end_the_worker(scene: Scene, capfd: pytest.CaptureFixture[str]) -> None:
+    """A tokenizer that hangs never gets to the device; heartbeats alone would keep the leases for ever."""
+    scene.held = 3
+
+    scene.look_for(STUCK_AFTER_S - 5)
+    assert scene.ended == []
+    scene.look_for(5)
+
+    assert scene.ended == [1]
+    assert "most recent call first" in capfd.readouterr().err
+
+
+def test_worker_that_holds_nothing_may_be_idle_for_ever(scene: Scene) -> None:
+    scene.look_for(10 * STUCK_AFTER_S)
+    scene.held = 1
+    scene.look_for(STUCK_AFTER_S - 5)
+
+    assert scene.ended == []
+
+
+@pytest.mark.parametrize("sign", ["chunk", "batch", "busy", "away", "note"])
+def test_worker_that_moves_is_not_stuck(scene: Scene, sign: str) -> None:
+    """Its leases may wait in a queue behind other batches, or for Redis, as long as it takes."""
+    scene.held = 3
+    for _ in range(5):
+        scene.look_for(STUCK_AFTER_S - 10)
+        match sign:
+            case "chunk":
+                scene.moved_at = scene.now
+            case "batch":
+                scene.stats = ScorerStats(last_batch_at=scene.now)
+            case "busy":
+                scene.stalled = 1.0
+            case "away":
+                scene.is_reachable = False
+            case "note":
+                scene.notes_wait = True
+        scene.look_for(5)
+        scene.stalled, scene.is_reachable, scene.notes_wait = 0.0, True, False
+
+    assert scene.ended == []
+
+
+def test_leases_get_ten_times_the_longest_batch_and_a_term(scene: Scene) -> None:
+    """A lost lease is held until the next sign of life says so."""
+    scene.held, scene.lease_s = 1, 3 * STUCK_AFTER_S
+    scene.look_for(3 * STUCK_AFTER_S - 5)
+    assert scene.ended == []
+
+    scene.stats = ScorerStats(longest_batch_s=30.0)
+    scene.look_for(30 * STUCK_FACTOR - 3 * STUCK_AFTER_S)
+    assert scene.ended == []
+    scene.look_for(5)
+    assert scene.ended == [1]
