@@ -45,7 +45,7 @@ Fields of ``meta``:
     bells             last number given to a bell
     expired           leases taken back because they ran out, so far
     suspected         chunks that became suspect, so far
-    refused:VERSION   time since which workers fail to load it; gone once one has it ready
+    refused:VERSION   "first last": since when workers fail to load it without a longer pause, and when last
     synced            time of the last write that was made to wait for the disk behind it
 
 Fields of ``job:ID``; those that not every job has say when they are there:

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Hashable, Iterable
 
 from scorequeue.jobs import Lane
+from worker.apart import Apart
 from worker.batching import EXPRESS_TURNS, Pick, RowQueue, pick_alone
 from worker.suspects import Notes, SuspectChunk
 from worker.windows import ChunkScores, ChunkWork
@@ -43,7 +44,7 @@ class Intake:
         self._unscored = dict.fromkeys(Lane, 0)
         self._held: dict[Hashable, ChunkWork | SuspectChunk] = {}
         self._suspects: deque[SuspectChunk] = deque()
-        self._is_noted = False
+        self.apart = Apart()
         self._turns = 0  # picks of other chunks since a suspect row was last run
         self._busy_since: float | None = None
         self._is_closed = False
@@ -113,6 +114,8 @@ class Intake:
         while True:
             with self._changed:
                 while not self._is_closed:
+                    if self.apart.is_alone:
+                        return None  # nothing runs beside a noted row
                     suspect = self._next_suspect()
                     pick = self.queue.next_pick() if suspect is None else None
                     if suspect is not None or pick is not None or in_flight:
@@ -125,11 +128,10 @@ class Intake:
             if suspect is None:
                 if pick is not None:
                     self._turns += 1
-                    self._clear_note()
                     self._busy_since = self._busy_since or time.monotonic()
                 return pick
             if in_flight:
-                return None  # a noted row runs with nothing beside it
+                return None  # nor does a noted row beside something
             if (pick := self._begin_row(suspect)) is not None:
                 return pick
 
@@ -145,6 +147,8 @@ class Intake:
             self._changed.notify_all()
         for work, done in known:
             work.on_done(done)
+        if self.apart.is_alone:
+            self._end_row()
         self._pass_on_suspect()
 
     def close(self) -> None:
@@ -176,9 +180,10 @@ class Intake:
         assert self._notes is not None
         self._turns = 0
         self._busy_since = None  # noting may have to wait for Redis, and the device does not
-        self._is_noted = True  # it may be written though the answer was lost
+        self.apart.begin_alone()
         work = suspect.begin_row(self._notes)
         if work is None:
+            self._end_row()
             if not self._pass_on_suspect():
                 self._drop(suspect)
             return None
@@ -206,8 +211,9 @@ class Intake:
             self._changed.notify_all()
             return True
 
-    def _clear_note(self) -> None:
-        if self._is_noted and self._notes is not None:
-            self._busy_since = None
-            self._notes.clear()
-            self._is_noted = False
+    def _end_row(self) -> None:
+        """No row is noted from here on, and the others go on."""
+        assert self._notes is not None
+        self._busy_since = None
+        self._notes.clear()
+        self.apart.end_alone()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from scorequeue.errors import VersionNotFoundError
 from scorequeue.logs import fields
@@ -23,6 +23,8 @@ RETRY_S = 30.0
 
 REPORTED_S = 2 * RETRY_S
 """Seconds for which a failure is reported: until the version has been tried again, and a while more."""
+
+LOST_LOADING = "workers were lost while they loaded it"
 
 MOST_VERSIONS = 2
 """Versions loaded at once: the one for new jobs, and one that older jobs are pinned to."""
@@ -66,6 +68,7 @@ class ModelShelf:
         self._ready: dict[str, LoadedModel] = {}  # least recently used first
         self._current: str | None = None
         self._requested: str | None = None
+        self._is_told = False
         self._failed: dict[str, tuple[str, float]] = {}  # why, and when
         self._trying: str | None = None
         self._followed: str | None = None
@@ -110,6 +113,25 @@ class ModelShelf:
         with self._lock:
             return sorted(self._ready, key=lambda version: version != self._current)
 
+    def refusals(self) -> dict[str, str]:
+        """Versions not to wait for, and why: those that failed, and the one that is asked for, until it is ready.
+
+        The ledger must hear of a load before it begins: a version that ends every worker that loads it would never be
+        given up otherwise.
+        """
+        with self._lock:
+            self._forget_failures()
+            loading = [version for version in (self._requested, self._trying) if version is not None]
+            return dict.fromkeys(loading, LOST_LOADING) | {version: why for version, (why, _) in self._failed.items()}
+
+    def told(self, versions: Collection[str]) -> None:
+        """Say that the ledger has heard of these ``refusals``: the one that is asked for may be loaded."""
+        with self._lock:
+            if self._requested is None or self._requested not in versions:
+                return
+            self._is_told = True
+        self._wake.set()
+
     def failed_versions(self) -> dict[str, str]:
         """Versions that could not be made ready lately or are being tried again just now, and why they could not."""
         with self._lock:
@@ -130,12 +152,14 @@ class ModelShelf:
             return model
 
     def request(self, version: str) -> None:
-        """Ask the follower for a version that jobs are pinned to; it is loaded soon, in place of another one."""
+        """Ask the follower for a version that jobs are pinned to, in place of another one.
+
+        It is loaded as soon as the ledger has heard of it, see ``told``.
+        """
         with self._lock:
-            if version in self._ready or not self._may_try(version):
+            if version in self._ready or version in (self._requested, self._trying) or not self._may_try(version):
                 return
-            self._requested = version
-        self._wake.set()
+            self._requested, self._is_told = version, False
 
     def follow(self) -> None:
         """Start the thread that follows ``current`` and fulfils requests."""
@@ -173,9 +197,12 @@ class ModelShelf:
                 self._current = self._followed = current
             log.info("new jobs get another version", extra=fields("version_swapped", version=current))
         with self._lock:
-            requested, self._requested = self._requested, None
-            is_wanted = requested is not None and self._may_try(requested)
-        if is_wanted and requested is not None:
+            requested = self._requested if self._is_told else None
+            if requested is not None:
+                self._requested = None
+                is_wanted = self._may_try(requested)
+                self._trying = requested if is_wanted else None  # the ledger goes on hearing of it
+        if requested is not None and is_wanted:
             self._make_ready(requested)
 
     def _may_try(self, version: str) -> bool:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -135,6 +136,10 @@ class Scorer:
     def submit_suspect(self, suspect: SuspectChunk) -> bool:
         """Let a suspect chunk wait for the device; any thread may call. Returns what ``submit`` returns."""
         return self._intake.submit_suspect(suspect)
+
+    def beside_noted_rows(self) -> AbstractContextManager[None]:
+        """Decode and tokenise within this, so that a row that is noted meanwhile runs alone in the whole process."""
+        return self._intake.apart.beside()
 
     def room(self, lane: Lane) -> int:
         """Rows that may still be submitted for the lane, 0 or more."""

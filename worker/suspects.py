@@ -136,7 +136,12 @@ class SuspectChunk:
         self._scores = np.full((len(texts), len(model.labels)), np.nan, np.float32)
         self._truncated = np.zeros(len(texts), np.bool_)
         self._failed = {at: LOST for at, row in enumerate(rows) if row_deaths.get(row, 0) >= SUSPECT_DEATHS}
-        self._left = deque(at for at in range(len(texts)) if at not in self._failed)
+        # What was noted in a death goes last: a host that dies soon after each start hits other rows the next time.
+        self._left = deque(
+            sorted(
+                (at for at in range(len(texts)) if at not in self._failed), key=lambda at: row_deaths.get(rows[at], 0)
+            )
+        )
 
     @property
     def is_whole(self) -> bool:

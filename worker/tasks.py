@@ -33,6 +33,9 @@ from worker.tokenizing import TokenizingError
 TURN_S = 60.0
 """Seconds after which a pump ends and rings for itself."""
 
+MOST_HELD = 4_096
+"""Most leases of a worker: each heartbeat renews them all, which costs Redis 8 to 20 us a lease."""
+
 CHUNKS_AT_ONCE = 16
 """Most chunks in a claim: enough to make the round trip cheap, few enough that scoring starts at once."""
 
@@ -104,14 +107,15 @@ class Pump:
             if self._scorer.room(self.lane) <= 0:
                 self._scorer.wait_for_room(self.lane, timeout_s=_ROOM_POLL_S)
                 continue
-            if self._keeper.is_behind:
+            if self._keeper.is_behind or self._keeper.held >= MOST_HELD:
                 self._stopping.wait(_BEHIND_POLL_S)
                 continue
             with self._lock:
                 self._look_again = False
             chunks = self._claim()
             for chunk in chunks:
-                self._start(chunk)
+                with self._scorer.beside_noted_rows():
+                    self._start(chunk)
             if not chunks:
                 with self._lock:
                     if not self._look_again:
@@ -128,6 +132,7 @@ class Pump:
             return []  # the heartbeat asks often enough
         room = LaneRoom(self.lane, self._scorer.room(self.lane), CHUNKS_AT_ONCE)
         token = new_token()
+        refused = self._models.refusals()
         try:
             claim = self._ledger.claim(
                 self._worker_id,
@@ -135,7 +140,7 @@ class Pump:
                 versions=self._models.ready_versions(),
                 default_version=self._models.current_version,
                 suspects=max(0, MOST_SUSPECTS - self._scorer.suspects),
-                refused=self._models.failed_versions(),
+                refused=refused,
                 token=token,
             )
         except ProtocolTooNewError:
@@ -147,6 +152,7 @@ class Pump:
             self._is_reachable = False
             return []
         self._is_reachable = True
+        self._models.told(refused)
         self._keeper.hold(chunk.lease for chunk in claim.chunks)
         if claim.waiting_version is not None and claim.waited_s >= LOAD_AFTER_S:
             self._models.request(claim.waiting_version)

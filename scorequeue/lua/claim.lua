@@ -17,7 +17,7 @@ local reply = {'', 0}
 if redis.call('ZSCORE', VOIDED, request.token) then return reply end
 
 local GIVE_UP_MS = 600 * 1000
-local REFUSAL_MS = 120 * 1000 -- workers that try a version again and again say so more often than this
+local REFUSAL_MS = 400 * 1000 -- longer than supervisors wait before they start anew a worker that a version has ended
 
 local ready, unrefused = {}, {}
 for i, group in ipairs(request.groups) do

@@ -6,6 +6,8 @@ Everything but the device is the real worker. What a row does is in its text; th
 
     FAULTS_ROWS_PER_S   speed of the device
     FAULTS_SICK         a file: while it is there, the device raises at everything, golden sentences too
+    FAULTS_KILLS_LOADING  a version that kills the process while it is loaded
+    FAULTS_LOAD_AFTER   seconds that a job waits before its version is loaded, instead of 30
     FAULTS_HASTY        seconds after which the watchdog calls a batch stuck and a consumer deaf, instead of a minute
 """
 
@@ -22,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 import worker.loading
+import worker.tasks
 import worker.watchdog
 from scorequeue.manifest import GoldenSentence
 from worker.backends import Encodings, PaddedBatch
@@ -73,6 +76,8 @@ def make_faulty_model(
     *, version: str = "fake", labels: Sequence[str] = ("unacceptable", "acceptable"), rows_per_s: float | None = None
 ) -> LoadedModel:
     """Take the place of ``make_fake_model``."""
+    if version == os.environ.get("FAULTS_KILLS_LOADING"):
+        os.kill(os.getpid(), signal.SIGKILL)
     speed = os.environ.get("FAULTS_ROWS_PER_S")
     backend = FaultyBackend(label_count=len(labels), rows_per_s=float(speed) if speed else rows_per_s)
     model = make_fake_model(version=version, labels=labels)
@@ -83,6 +88,8 @@ def make_faulty_model(
 def main() -> None:
     """Put the faults in their places, and run the command."""
     worker.loading.make_fake_model = make_faulty_model
+    if load_after := os.environ.get("FAULTS_LOAD_AFTER"):
+        worker.tasks.LOAD_AFTER_S = float(load_after)
     if hasty := os.environ.get("FAULTS_HASTY"):
         worker.watchdog.LOOK_EVERY_S = 0.2
         worker.watchdog.STUCK_AFTER_S = worker.watchdog.DEAF_AFTER_S = float(hasty)

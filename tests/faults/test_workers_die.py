@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import random
 import signal
@@ -18,6 +20,7 @@ from scorequeue.records import Commit, LaneRoom
 from tests.faults.faulty_worker import HANGING, KILLER, POISON, TOKEN_KILLER
 from tests.faults.stage import REAL_LEASE_S, RECOVERY_S, Stage, check_rows, recovery, sentences, settle, until_scored
 from tests.processes import until
+from tests.tiny import publish_tiny
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
@@ -165,6 +168,57 @@ def test_killer_row(stage: Stage, row: str) -> None:
 
     settle(stage, job, texts, failed=[777])
     assert _codes(job) == {ErrorCode.WORKER_LOST: 1}
+
+
+def test_killer_row_beside_a_suspect_chunk(stage: Stage) -> None:
+    """Promise 5: its deaths are not put on the innocent row that runs alone meanwhile, and it is found out itself."""
+    good, bad = sentences(40), [*sentences(20, start=40), TOKEN_KILLER, *sentences(20, start=60)]
+    worker = stage.start_worker(rows_per_s=20)
+    innocent = stage.client.submit(good, lane="bulk", chunk_rows=40)
+    for _ in range(2):
+        worker_id = worker.worker_id()
+        until(lambda worker_id=worker_id: stage.held_by(worker_id) > 0, what="a worker with work")
+        stage.kill(worker)
+        worker.start()
+    until(lambda: "action=suspect " in stage.log_of(worker), what="rows that run alone")
+
+    guilty = stage.client.submit(bad, lane="bulk", chunk_rows=41)
+    with recovery(stage):
+        while not (innocent.status().state.is_final and guilty.status().state.is_final):
+            if not worker.is_running:  # the supervisor
+                stage.account.kills += 1
+                worker.start()
+            time.sleep(0.05)
+
+    settle(stage, innocent, good)
+    settle(stage, guilty, bad, failed=[20])
+    assert _codes(guilty) == {ErrorCode.WORKER_LOST: 1}
+    assert stage.account.kills <= 2 + 4
+
+
+def test_version_that_kills_every_worker_that_loads_it(stage: Stage) -> None:
+    """The job that asks for it fails after ten minutes, like one whose version cannot be loaded, and no other does."""
+    version = _publish_another(stage)
+    worker = stage.start_worker(kills_loading=version, load_after=0.2)
+    job = stage.client.submit(sentences(10), model_version=version)
+    texts = sentences(500)
+    other = stage.client.submit(texts)
+    field, loads = f"refused:{version}", 0
+
+    while not job.status().state.is_final:
+        if not worker.is_running:
+            loads += 1
+            stage.account.kills += 1
+            since, last = map(int, (stage.redis().hget(stage.ledger.keys.meta, field) or b"").split())
+            stage.redis().hset(stage.ledger.keys.meta, field, f"{since - 250_000} {last}")
+            worker.start()
+        time.sleep(0.05)
+
+    status = job.status()
+    assert (status.state, status.cancelled, status.pending) == (JobState.FAILED, 10, 0)
+    assert "workers were lost while they loaded it" in (status.error or "")
+    assert loads >= 2
+    settle(stage, other, texts)
 
 
 def test_hanging_row(stage: Stage) -> None:
@@ -319,6 +373,11 @@ def test_deadline_under_load(stage: Stage) -> None:
     assert status.state is JobState.EXPIRED
     assert status.scored > 0
     check_rows(stage, job, texts, cancelled=True)
+
+
+def _publish_another(stage: Stage) -> str:
+    with contextlib.redirect_stderr(io.StringIO()):
+        return publish_tiny(stage.registry, seed=1)
 
 
 def _current(stage: Stage) -> str:

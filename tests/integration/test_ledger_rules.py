@@ -642,11 +642,13 @@ def test_every_field_of_the_job_and_of_the_namespace_is_in_the_table(ledger: Led
     look(job)
     given_up = submit(ledger, 1, model_version="bad")
     claim(ledger, refused={"bad": "why"})
-    raw.hset(ledger.keys.meta, "refused:bad", LONG_AGO_MS)
+    shift_refusal(ledger, raw, "bad", since_s=601)
     claim(ledger, refused={"bad": "why"})
     look(given_up)
     submit(ledger, 1)
     make_suspects(ledger, raw)
+    submit(ledger, 1, model_version="bad")
+    claim(ledger, refused={"bad": "why"})
     ledger.sync()
     meta = {re.sub("^refused:.*", "refused:VERSION", name.decode()) for name in raw.hkeys(ledger.keys.meta)}
 

@@ -15,7 +15,7 @@ from scorequeue.manifest import GoldenSentence
 from scorequeue.registry import Registry
 from tests.tiny import GOLDEN_TEXTS, publish_tiny
 from worker.backends.fake import FakeBackend
-from worker.models import RETRY_S, LoadedModel, ModelShelf, load_model, make_fake_model
+from worker.models import LOST_LOADING, RETRY_S, LoadedModel, ModelShelf, load_model, make_fake_model
 
 
 @pytest.fixture
@@ -52,6 +52,12 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < until, "the condition did not come true in time"
         threading.Event().wait(0.005)
+
+
+def ask(shelf: ModelShelf, version: str) -> None:
+    """Ask for a version, and let the ledger have heard of it."""
+    shelf.request(version)
+    shelf.told(shelf.refusals())
 
 
 def test_a_version_gives_its_golden_scores(registry: Registry) -> None:
@@ -146,7 +152,7 @@ def test_a_version_that_fails_leaves_the_old_one_and_is_logged_once(caplog: pyte
     with caplog.at_level(logging.ERROR):
         for now in (0.0, 2.0, RETRY_S):
             clock[0] = now
-            shelf.request("bad2")
+            ask(shelf, "bad2")
             shelf.look()
 
     assert (shelf.current_version, shelf.ready_versions()) == ("v1", ["v1"])
@@ -159,7 +165,7 @@ def test_a_requested_version_takes_the_place_of_the_least_recently_used() -> Non
     shelf = ModelShelf(Loads(), Pointer("v1"))
     shelf.load_first()
     for version in ("old1", "old2"):
-        shelf.request(version)
+        ask(shelf, version)
         shelf.look()
 
     assert shelf.ready_versions() == ["v1", "old2"]
@@ -196,7 +202,7 @@ def test_a_version_that_is_not_there_costs_no_loaded_one() -> None:
     shelf = ModelShelf(loads, Pointer("v1"), check=check)
     shelf.load_first()
     for version in ("old1", "bad2"):
-        shelf.request(version)
+        ask(shelf, version)
         shelf.look()
 
     assert shelf.ready_versions() == ["v1", "old1"]
@@ -209,7 +215,7 @@ def test_a_failure_is_reported_while_it_is_news(caplog: pytest.LogCaptureFixture
     clock = [0.0]
     shelf = ModelShelf(Loads(), Pointer("v1"), clock=lambda: clock[0])
     shelf.load_first()
-    shelf.request("bad2")
+    ask(shelf, "bad2")
     shelf.look()
 
     clock[0] = 2 * RETRY_S - 1
@@ -235,7 +241,7 @@ def test_a_failure_is_reported_while_the_version_is_tried_again() -> None:
     shelf = ModelShelf(load, Pointer("v1"), clock=lambda: clock[0])
     shelf.load_first()
     for _ in range(2):
-        shelf.request("bad2")
+        ask(shelf, "bad2")
         shelf.look()
         clock[0] += RETRY_S
 
@@ -271,7 +277,41 @@ def test_a_request_wakes_the_follower_at_once() -> None:
     shelf.load_first()
     shelf.follow()
 
-    shelf.request("old")
+    ask(shelf, "old")
 
     wait_for(lambda: "old" in shelf.ready_versions())
     shelf.stop()
+
+
+def test_a_version_is_loaded_only_after_the_ledger_has_heard_of_it() -> None:
+    """One that ends every worker that loads it is given up by what they said before."""
+    loads = Loads()
+    shelf = ModelShelf(loads, Pointer("v1"))
+    shelf.load_first()
+    shelf.request("killer")
+    shelf.look()
+    assert (loads.versions, shelf.refusals()) == (["v1"], {"killer": LOST_LOADING})
+
+    shelf.told({"another"})
+    shelf.look()
+    assert loads.versions == ["v1"]
+    shelf.told(shelf.refusals())
+    shelf.look()
+
+    assert (loads.versions, shelf.refusals()) == (["v1", "killer"], {})
+
+
+def test_a_load_that_is_under_way_is_told_of() -> None:
+    told: list[dict[str, str]] = []
+
+    def load(version: str) -> LoadedModel:
+        told.append(shelf.refusals())
+        return make_fake_model(version=version)
+
+    shelf = ModelShelf(load, Pointer("v1"))
+    shelf.load_first()
+    ask(shelf, "old")
+    shelf.look()
+
+    assert told == [{}, {"old": LOST_LOADING}]
+    assert shelf.failed_versions() == {}, "what is only loading has not failed"

@@ -14,7 +14,7 @@ from scorequeue.errors import ProtocolTooNewError, RedisFullError, RedisRefusedE
 from scorequeue.jobs import ErrorCode, Lane
 from scorequeue.records import Lease
 from tests.unit.test_scorer import POISON, WAIT_S, Faulty, Harness, sentences
-from worker.backends import Encodings
+from worker.backends import Encodings, PaddedBatch, Running, Scores
 from worker.backends.fake import FakeTokenizer
 from worker.loading import LoadedModel
 from worker.models import make_fake_model
@@ -97,8 +97,8 @@ def test_rows_run_alone_and_each_is_noted_before(harness: Harness, device: Fault
     done = harness.wait(1)["suspect"]
 
     assert [batch.rows for batch in device.batches] == [1] * 5
-    assert notebook.lines == [("suspect", 10 + row) for row in range(5)]
-    assert notebook.batches_before == [0, 1, 2, 3, 4]
+    assert notebook.lines == [line for row in range(5) for line in (("suspect", 10 + row), None)]
+    assert notebook.batches_before == [0, 1, 1, 2, 2, 3, 3, 4, 4, 5], "each row runs between its note and the next line"
     np.testing.assert_array_equal(done.scores, scores_of(harness.model, texts))
     assert done.failed == {}
 
@@ -146,6 +146,79 @@ def test_express_runs_between_two_rows_with_none_noted(harness: Harness, device:
     assert notebook.lines[:at] == [("suspect", 10)]
     express = device.batches[notebook.batches_before[at]]
     assert express.input_ids[0, 0] == harness.model.encode(["Is this held back?"]).token_ids[0]
+
+
+def test_nothing_joins_a_noted_row_on_a_device_that_takes_two_batches(
+    device: Faulty, notebook: Notebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU the next batch begins before the last one ends, and its death would be the noted row's."""
+    monkeypatch.setattr(device, "depth", 2, raising=False)
+    harness = Harness(dataclasses.replace(make_fake_model(), backend=device), notes=notebook)
+    in_flight: list[object] = []
+    beside: list[object] = []
+    begin = device.begin
+
+    def watched(batch: PaddedBatch) -> Running:
+        running = begin(batch)
+        beside.extend(in_flight if notebook.lines and notebook.lines[-1] is not None else [])
+        in_flight.append(batch)
+        return Watched(running, lambda: in_flight.remove(batch))
+
+    monkeypatch.setattr(device, "begin", watched)
+    for number in range(20):
+        harness.submit(number, ["express"], lane=Lane.EXPRESS)
+    harness.scorer.submit_suspect(suspect(harness, sentences(5)))
+    for number in range(20, 40):
+        harness.submit(number, ["express"], lane=Lane.EXPRESS)
+
+    harness.wait(41)
+    harness.scorer.drain(WAIT_S)
+
+    assert beside == []
+    assert notebook.lines == [line for row in range(5) for line in (("suspect", 10 + row), None)]
+
+
+class Watched:
+    """A batch that says when its scores are taken."""
+
+    def __init__(self, running: Running, on_done: Callable[[], None]) -> None:
+        self._running = running
+        self._on_done = on_done
+
+    def scores(self) -> Scores:
+        scores = self._running.scores()
+        self._on_done()
+        return scores
+
+
+def test_nothing_is_tokenised_beside_a_noted_row(harness: Harness, device: Faulty, notebook: Notebook) -> None:
+    """A text that crashes the tokenizer in another thread would have its death put on the noted row."""
+    lines_at_work: list[object] = []
+    device.gate.clear()
+    harness.scorer.submit_suspect(suspect(harness, sentences(2)))
+    assert device.entered.acquire(timeout=WAIT_S)
+
+    def tokenise() -> None:
+        with harness.scorer.beside_noted_rows():
+            lines_at_work.append(notebook.lines[-1])
+
+    thread = threading.Thread(target=tokenise)
+    thread.start()
+    thread.join(0.05)
+    assert thread.is_alive()
+    device.gate.set()
+    thread.join(WAIT_S)
+
+    assert lines_at_work == [None]
+    harness.wait(1)
+
+
+def test_rows_noted_in_a_death_run_last(harness: Harness, notebook: Notebook) -> None:
+    """A host that dies soon after each start would hit the same innocent row twice."""
+    harness.scorer.submit_suspect(suspect(harness, sentences(4), row_deaths={10: 1, 12: 1}))
+    harness.wait(1)
+
+    assert [line[1] for line in notebook.lines if line is not None] == [11, 13, 10, 12]
 
 
 def test_express_does_not_keep_a_suspect_chunk_waiting_for_ever(harness: Harness, device: Faulty) -> None:
