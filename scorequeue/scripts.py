@@ -19,8 +19,8 @@ from redis.backoff import NoBackoff
 from redis.client import Pipeline
 from redis.exceptions import (
     NoScriptError,
+    ReadOnlyError,
     RedisError,
-    ResponseError,
 )
 from redis.retry import Retry
 
@@ -164,7 +164,8 @@ class ScriptRunner:
                 pipe.eval(script.text, 1, self.prefix)
                 ask(pipe)
                 answers = pipe.execute(raise_on_error=False)
-            if isinstance(answers[0], ResponseError) and "READONLY" in str(answers[0]):  # 6.2 wraps it in a plain error
+            # Redis 6.2 wraps what a command inside a script met into a plain error.
+            if isinstance(answers[0], ReadOnlyError) or "READONLY" in str(answers[0]):
                 answers[0] = None
             for answer in answers:
                 if isinstance(answer, RedisError):

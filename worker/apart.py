@@ -14,8 +14,8 @@ from contextlib import contextmanager
 class Apart:
     """One thread runs a row alone, others work beside each other, and neither keeps the other waiting for long.
 
-    ``beside`` waits for one row at most, the one that runs or was asked for before. ``begin_alone`` waits for those that
-    work by now, and for those that a row has kept waiting.
+    ``beside`` waits for one row at most, the one that runs or was asked for before. ``begin_alone`` waits for those
+    that work by now, and for those that a row has kept waiting.
     """
 
     def __init__(self) -> None:
