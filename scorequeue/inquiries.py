@@ -19,7 +19,7 @@ from redis.client import Pipeline
 
 from scorequeue.errors import JobDeletedError, JobNotFoundError, RedisUnavailableError
 from scorequeue.jobs import JobState, JobStatus, Lane
-from scorequeue.keys import Keys
+from scorequeue.keys import Keys, group_of
 from scorequeue.records import DEFAULT_LEASE_MS, ChunkRecord, Pressure, read_record, read_status
 from scorequeue.refusals import translated
 from scorequeue.scripts import Script, ScriptRunner
@@ -121,6 +121,11 @@ class Inquiries:
         (chunks,) = self._scripts.repeat(lambda: self._hmget(self.keys.job(job_id), ["discarded"]))
         return chunks is not None
 
+    def has_work(self, version: str) -> bool:
+        """Say whether chunks wait of jobs that are pinned to a version; those that are leased do not."""
+        keys = self.keys.work(group_of(version))
+        return self._scripts.repeat(lambda: self._exist(keys))
+
     def bells(self, lane: Lane) -> int:
         """Say how many bells wait in a lane's Celery queue."""
         return self._scripts.repeat(lambda: self._count_bells(lane))
@@ -169,6 +174,10 @@ class Inquiries:
     def _count_bells(self, lane: Lane) -> int:
         with translated(self._redis):
             return int(self._redis.llen(self.keys.bells(lane)))
+
+    def _exist(self, keys: list[str]) -> bool:
+        with translated(self._redis):
+            return bool(self._redis.exists(*keys))
 
     def _hmget(self, key: str, names: list[str]) -> list[bytes | None]:
         with translated(self._redis):

@@ -154,6 +154,14 @@ class Keys:
         """Celery's list of a lane's waiting bells."""
         return f"{self.celery_prefix}{lane}"
 
+    def work(self, group: str) -> list[str]:
+        """Where chunks of a group wait, in all lanes: what was never claimed, what came back, suspects."""
+        return [
+            f"{self.prefix}{kind}:{lane}:{group}"
+            for kind in ("ring", "front", "suspect")
+            for lane in ("express", "bulk")
+        ]
+
     def job(self, job_id: str) -> str:
         """Hash of a job's state, options, counters and times."""
         return f"{self.prefix}job:{job_id}"

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 
-from scorequeue.errors import VersionNotFoundError
+from scorequeue.errors import RedisUnavailableError, VersionNotFoundError
 from scorequeue.logs import fields
 from worker.loading import LoadedModel, load_model, make_fake_model
 
@@ -24,6 +24,9 @@ RETRY_S = 30.0
 REPORTED_S = 2 * RETRY_S
 """Seconds for which a failure is reported: until the version has been tried again, and a while more."""
 
+IDLE_S = 30.0
+"""Seconds after its last chunk was taken in hand that a version without work goes: a job may still be uploading."""
+
 LOST_LOADING = "workers were lost while they loaded it"
 
 MOST_VERSIONS = 2
@@ -35,17 +38,20 @@ class ModelShelf:
 
     A version is *absent*, *loading* (in the follower's thread, beside those that are ready), *ready*, or *failed*: it
     is then tried again after ``RETRY_S`` if it is still ``current`` or asked for, and forgotten after ``REPORTED_S`` if
-    it is not. At most ``MOST_VERSIONS`` are ready: the one that was used least recently, but never the one for new
-    jobs, makes room for another that has passed ``check``. What the scorer still holds of it lives until it is scored.
+    it is not. At most ``MOST_VERSIONS`` are ready, and what the scorer still holds of one that went lives until it is
+    scored. An older version goes when its last job is done. One that jobs ask for takes the place of the one that was
+    used least recently, whether that has jobs or not, but never of the one for new jobs; it has passed ``check`` then.
 
     New jobs get another version only when the registry's ``current`` names it and it is ready; when it fails, the old
-    one stays, and an error is logged once.
+    one stays, and an error is logged once. While an older version has jobs, a new ``current`` waits for its place: of
+    twenty promotes during one long job, the worker takes the first and the last.
 
     Args:
         load: Makes a version ready; ``load_model`` with its options bound.
         read_current: What ``current`` names now, or None; ``Registry.current``.
         check: Raises if a version is not there or damaged, and takes no room on the device; ``Registry.verify``. Asked
             before another version makes room. The default leaves everything to ``load``.
+        has_work: Whether chunks wait of jobs that are pinned to a version; ``Ledger.has_work``.
         poll_s: Seconds between two looks at ``current``.
         clock: Seconds, monotonic.
     """
@@ -56,12 +62,16 @@ class ModelShelf:
         read_current: Callable[[], str | None],
         *,
         check: Callable[[str], object] = lambda _: None,
+        has_work: Callable[[str], bool] = lambda _: True,
         poll_s: float = POLL_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._load = load
         self._read_current = read_current
         self._check = check
+        self._has_work = has_work
+        self._used_at: dict[str, float] = {}
+        self._is_waiting = False
         self._poll_s = poll_s
         self._clock = clock
         self._lock = threading.Lock()
@@ -149,6 +159,7 @@ class ModelShelf:
             if model is None:
                 raise VersionNotFoundError(f"version {version} is not loaded; loaded are {sorted(self._ready)}")
             self._ready[version] = model
+            self._used_at[version] = self._clock()
             return model
 
     def request(self, version: str) -> None:
@@ -183,16 +194,17 @@ class ModelShelf:
             self._wake.clear()
 
     def look(self) -> None:
-        """Look once: make a new ``current`` ready and ours, then load a requested version.
+        """Look once: let go of what is done, make a new ``current`` ready and ours, then load a requested version.
 
         Raises:
-            ScorequeueError: ``current`` cannot be read.
+            ScorequeueError: ``current`` or the ledger cannot be read.
             OSError: The same.
         """
+        self._drop_done()
         current = self._read_current()
         with self._lock:
             is_new = current is not None and current != self._followed and self._may_try(current)
-        if is_new and current is not None and self._make_ready(current):
+        if is_new and current is not None and self._has_place(current) and self._make_ready(current):
             with self._lock:
                 self._current = self._followed = current
             log.info("new jobs get another version", extra=fields("version_swapped", version=current))
@@ -204,6 +216,32 @@ class ModelShelf:
                 self._trying = requested if is_wanted else None  # the ledger goes on hearing of it
         if requested is not None and is_wanted:
             self._make_ready(requested)
+
+    def _drop_done(self) -> None:
+        """Let go of versions whose last job is done."""
+        with self._lock:
+            older = [name for name in self._ready if name != self._current]
+        for version in older:
+            is_idle = self._clock() - self._used_at.get(version, float("-inf")) >= IDLE_S
+            try:
+                is_done = is_idle and not self._has_work(version)
+            except RedisUnavailableError:
+                return  # it can be asked again
+            if is_done:
+                with self._lock:
+                    self._ready.pop(version, None)
+                log.info("version is done", extra=fields("version_dropped", version=version))
+
+    def _has_place(self, current: str) -> bool:
+        """Whether a new current version may be loaded; if not, the jobs of an older one are still running."""
+        with self._lock:
+            has_place = current in self._ready or len(self._ready) < MOST_VERSIONS
+            older = [name for name in self._ready if name != self._current]
+        if not has_place and not self._is_waiting:
+            facts = fields("version_waits", version=current, behind=older)
+            log.warning("a new version waits until the jobs of an older one are done", extra=facts)
+        self._is_waiting = not has_place
+        return has_place
 
     def _may_try(self, version: str) -> bool:
         return version not in self._failed or self._clock() - self._failed[version][1] >= RETRY_S

@@ -654,3 +654,14 @@ def test_every_field_of_the_job_and_of_the_namespace_is_in_the_table(ledger: Led
 
     assert found == about_jobs
     assert meta | {"synced"} == about_meta, "synced is there where the server can wait for its disk"
+
+
+def test_a_version_has_work_while_its_chunks_wait(ledger: Ledger) -> None:
+    submit(ledger, 1, model_version="v9")
+    assert (ledger.has_work("v9"), ledger.has_work("v8")) == (True, False)
+
+    (chunk,) = claim(ledger, versions=("v9",)).chunks
+    assert not ledger.has_work("v9")
+
+    ledger.release([chunk.lease])
+    assert ledger.has_work("v9")

@@ -10,12 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scorequeue.errors import DeviceSickError, ScoreCountError, UsageError, VerificationError, VersionNotFoundError
+from scorequeue.errors import (
+    DeviceSickError,
+    RedisUnavailableError,
+    ScoreCountError,
+    UsageError,
+    VerificationError,
+    VersionNotFoundError,
+)
 from scorequeue.manifest import GoldenSentence
 from scorequeue.registry import Registry
 from tests.tiny import GOLDEN_TEXTS, publish_tiny
 from worker.backends.fake import FakeBackend
-from worker.models import LOST_LOADING, RETRY_S, LoadedModel, ModelShelf, load_model, make_fake_model
+from worker.models import IDLE_S, LOST_LOADING, RETRY_S, LoadedModel, ModelShelf, load_model, make_fake_model
 
 
 @pytest.fixture
@@ -173,21 +180,73 @@ def test_a_requested_version_takes_the_place_of_the_least_recently_used() -> Non
         shelf.get("old1")
 
 
-def test_at_most_two_versions_are_loaded_at_any_time() -> None:
-    """Two fit on the device; a third one beside them may not."""
-    pointer = Pointer("v1")
-
-    def load(version: str) -> LoadedModel:
-        assert len(shelf.ready_versions()) <= 1
-        return make_fake_model(version=version)
-
-    shelf = ModelShelf(load, pointer)
+def test_an_older_version_goes_when_its_last_job_is_done() -> None:
+    pointer, clock, busy = Pointer("v1"), [0.0], {"v1"}
+    shelf = ModelShelf(Loads(), pointer, has_work=busy.__contains__, clock=lambda: clock[0])
     shelf.load_first()
-    for version in ("v2", "v3", "v4"):
+    shelf.get("v1")
+    pointer.version = "v2"
+    shelf.look()
+
+    clock[0] = 2 * IDLE_S
+    shelf.look()
+    assert shelf.ready_versions() == ["v2", "v1"]
+
+    shelf.get("v1")
+    busy.clear()
+    shelf.look()
+    assert shelf.ready_versions() == ["v2", "v1"], "its chunks may still be on the device"
+
+    clock[0] += IDLE_S
+    shelf.look()
+    assert shelf.ready_versions() == ["v2"]
+
+
+def test_a_ledger_that_is_away_drops_nothing() -> None:
+    def has_work(version: str) -> bool:
+        raise RedisUnavailableError("away")
+
+    pointer = Pointer("v1")
+    shelf = ModelShelf(Loads(), pointer, has_work=has_work)
+    shelf.load_first()
+    for version in ("v2", "v3"):
         pointer.version = version
         shelf.look()
 
-    assert shelf.ready_versions() == ["v4", "v3"]
+    assert shelf.ready_versions() == ["v2", "v1"]
+
+
+def test_of_many_promotions_during_one_job_the_first_and_the_last_are_taken(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Two fit on the device. Taking each of them up would throw the running job's version out each time."""
+    pointer, clock, busy = Pointer("v0"), [0.0], {"v0"}
+
+    def load(version: str) -> LoadedModel:
+        assert len(shelf.ready_versions()) <= 1
+        loaded.append(version)
+        return make_fake_model(version=version)
+
+    loaded: list[str] = []
+    shelf = ModelShelf(load, pointer, has_work=busy.__contains__, clock=lambda: clock[0])
+    shelf.load_first()
+    with caplog.at_level(logging.WARNING):
+        for number in range(1, 21):
+            pointer.version = f"v{number}"
+            clock[0] += IDLE_S
+            shelf.look()
+            shelf.get("v0")
+    assert (loaded, shelf.current_version) == (["v0", "v1"], "v1")
+    assert [record.message for record in caplog.records] == [
+        "a new version waits until the jobs of an older one are done"
+    ]
+
+    busy.clear()
+    clock[0] += IDLE_S
+    shelf.look()
+
+    assert (loaded, shelf.current_version) == (["v0", "v1", "v20"], "v20")
+    assert shelf.ready_versions() == ["v20", "v1"]
 
 
 def test_a_version_that_is_not_there_costs_no_loaded_one() -> None:
