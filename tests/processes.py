@@ -59,7 +59,7 @@ class WorkerProcess:
         self.module = module
         self.variables = dict(variables or {})
         self.ledger_url = ledger_url or settings["redis_url"]
-        self.settings = settings
+        self.settings = {"cache_dir": log.parent / "cache"} | settings
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -1,4 +1,4 @@
-"""A real BERT of a few thousand parameters, made in milliseconds, for tests that want a model and not its quality."""
+"""Real models of a few thousand parameters, made in milliseconds, for tests that want a model and not its quality."""
 
 from __future__ import annotations
 
@@ -26,36 +26,31 @@ GOLDEN_TEXTS = (
 )
 
 
-def make_tiny_base(folder: Path, *, seed: int = 0, labels: int = 2) -> Path:
-    """Save an untrained BERT classifier with a WordPiece tokenizer that reads any English text.
+ARCHITECTURES = ("bert", "distilbert", "roberta", "electra", "modernbert")
+
+
+def make_tiny_base(folder: Path, *, seed: int = 0, labels: int = 2, architecture: str = "bert") -> Path:
+    """Save an untrained classifier with a WordPiece tokenizer that reads any English text.
 
     Args:
         folder: Where to save; made if need be.
         seed: Seed of the weights.
         labels: Number of outputs, named LABEL_0 and on.
+        architecture: One of ``ARCHITECTURES``.
 
     Returns:
         The folder: config.json, model.safetensors, tokenizer.json, tokenizer_config.json.
     """
     import torch
-    from transformers import BertConfig, BertForSequenceClassification
+    from transformers import AutoModelForSequenceClassification
 
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = _make_tokenizer()
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=128,
-        num_labels=labels,
-        # Far above the usual 0.02, so that sentences differ clearly in their scores without training.
-        initializer_range=0.5,
-    )
+    # RoBERTa counts positions from behind its pad id, and its pad id is not 0.
+    tokenizer = _make_tokenizer(pad_first=architecture != "roberta")
+    config = _make_config(architecture, vocab_size=len(tokenizer), labels=labels, pad_id=tokenizer.pad_token_id)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = BertForSequenceClassification(config)
+        model = AutoModelForSequenceClassification.from_config(config)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -102,7 +97,36 @@ def publish_tiny(
         return Registry(registry_root).publish(folder, draft=draft)
 
 
-def _make_tokenizer() -> Any:
+def _make_config(architecture: str, *, vocab_size: int, labels: int, pad_id: int) -> Any:
+    from transformers import BertConfig, DistilBertConfig, ElectraConfig, ModernBertConfig, RobertaConfig
+
+    shared = {
+        "vocab_size": vocab_size,
+        "num_labels": labels,
+        "pad_token_id": pad_id,
+        # Far above the usual 0.02, so that sentences differ clearly in their scores without training.
+        "initializer_range": 0.5,
+    }
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    match architecture:
+        case "bert":
+            return BertConfig(**shared, **sizes, max_position_embeddings=128)
+        case "distilbert":
+            return DistilBertConfig(**shared, dim=16, n_layers=2, n_heads=2, hidden_dim=32, max_position_embeddings=128)
+        case "roberta":
+            return RobertaConfig(**shared, **sizes, max_position_embeddings=128 + pad_id + 1)
+        case "electra":
+            return ElectraConfig(**shared, **sizes, embedding_size=8, max_position_embeddings=128)
+        case "modernbert":
+            # Every third layer sees all tokens, the others a window of eight, rows shorter and longer than it.
+            return ModernBertConfig(
+                **shared, **{**sizes, "num_hidden_layers": 4}, max_position_embeddings=128, local_attention=8,
+                bos_token_id=2, cls_token_id=2, eos_token_id=3, sep_token_id=3,
+            )  # fmt: skip
+    raise ValueError(f"architecture should be one of {ARCHITECTURES}, got {architecture!r}")
+
+
+def _make_tokenizer(*, pad_first: bool = True) -> Any:
     from tokenizers import Tokenizer
     from tokenizers.models import WordPiece
     from tokenizers.normalizers import BertNormalizer
@@ -111,7 +135,8 @@ def _make_tokenizer() -> Any:
     from transformers import PreTrainedTokenizerFast
 
     letters = string.ascii_lowercase + string.digits
-    pieces = [*SPECIAL_TOKENS, *letters, *string.punctuation, *(f"##{piece}" for piece in (*letters, *WORD_ENDINGS))]
+    special = SPECIAL_TOKENS if pad_first else (SPECIAL_TOKENS[1], SPECIAL_TOKENS[0], *SPECIAL_TOKENS[2:])
+    pieces = [*special, *letters, *string.punctuation, *(f"##{piece}" for piece in (*letters, *WORD_ENDINGS))]
     pieces += COMMON_WORDS.split()
     vocab = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
     tokenizer = Tokenizer(WordPiece(vocab, unk_token="[UNK]"))

@@ -43,6 +43,48 @@ def _shared(command: Any) -> Any:
     return command
 
 
+def _model_options(command: Any) -> Any:
+    """Add the options that say what is run on which device."""
+    for option in reversed(
+        [
+            click.option(
+                "--registry", envvar="SCOREQUEUE_REGISTRY", show_envvar=True, help="Folder of checkpoint versions."
+            ),
+            click.option("--device", envvar="SCOREQUEUE_DEVICE", show_envvar=True, help="auto, cpu, cuda or cuda:N."),
+            click.option(
+                "--backend",
+                envvar="SCOREQUEUE_BACKEND",
+                show_envvar=True,
+                type=click.Choice(["auto", "torch", "openvino", "fake"]),
+                help="auto takes torch where there is a GPU, else openvino.",
+            ),
+            click.option(
+                "--dtype",
+                envvar="SCOREQUEUE_DTYPE",
+                show_envvar=True,
+                type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+                help="Number format of the weights; auto takes bfloat16 where the device has it natively.",
+            ),
+            click.option(
+                "--token-budget",
+                envvar="SCOREQUEUE_TOKEN_BUDGET",
+                show_envvar=True,
+                metavar="auto|N",
+                help="Most padded tokens in a batch.",
+            ),
+            click.option(
+                "--cache-dir",
+                envvar="SCOREQUEUE_CACHE_DIR",
+                show_envvar=True,
+                metavar="DIR",
+                help="Where converted models and token budgets are kept.",
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="worker")
 def cli() -> None:
@@ -51,23 +93,7 @@ def cli() -> None:
 
 @cli.command()
 @_shared
-@click.option("--registry", envvar="SCOREQUEUE_REGISTRY", show_envvar=True, help="Folder of checkpoint versions.")
-@click.option("--device", envvar="SCOREQUEUE_DEVICE", show_envvar=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--backend", envvar="SCOREQUEUE_BACKEND", show_envvar=True, type=click.Choice(["auto", "torch", "fake"]))
-@click.option(
-    "--dtype",
-    envvar="SCOREQUEUE_DTYPE",
-    show_envvar=True,
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-    help="Number format of the weights; auto takes bfloat16 where the device has it natively.",
-)
-@click.option(
-    "--token-budget",
-    envvar="SCOREQUEUE_TOKEN_BUDGET",
-    show_envvar=True,
-    metavar="auto|N",
-    help="Most padded tokens in a batch.",
-)
+@_model_options
 @click.option("--lanes", envvar="SCOREQUEUE_LANES", show_envvar=True, help="express,bulk or one of them.")
 @click.option(
     "--drain-timeout",
@@ -136,6 +162,46 @@ def status(*, as_json: bool, quiet: bool, **options: Any) -> None:
             )
 
 
+@cli.command()
+@_shared
+@_model_options
+@click.option("--model-version", metavar="V", help="Version to measure; default: the current one.")
+@click.option("--sentences", type=click.Path(), metavar="FILE", help="A sentence a line; default: the golden ones.")
+@click.option("--plot", type=click.Path(), metavar="FILE", help="Where to draw tokens/s against the budget, as a PNG.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def bench(
+    *, model_version: str | None, sentences: str | None, plot: str | None, as_json: bool, quiet: bool, **options: Any
+) -> None:
+    r"""Measure how fast this machine runs a version, and with which backend, dtype and token budget.
+
+    Backends are compared with torch in float32: rows a second, labels that differ, the largest difference of a score.
+    The budgets are kept, so that the next worker need not measure them. Needs no Redis; let nothing else run meanwhile.
+
+    \b
+    Example:
+      worker bench --sentences in.txt --plot bench.png
+    """
+    with _errors():
+        from pathlib import Path
+
+        from worker import bench as benching
+        from worker.settings import WorkerSettings
+
+        settings = WorkerSettings.load(**options)
+        texts = benching.read_sentences(Path(sentences)) if sentences else []
+        results = []
+        for result in benching.run_bench(settings, texts, version=model_version):
+            results.append(result)
+            if not quiet:
+                click.echo(f"measured {result.backend} {result.dtype}", err=True)
+        if plot:
+            benching.draw(results, Path(plot))
+        if as_json:
+            click.echo(json.dumps([result.to_dict() for result in results], indent=2))
+        else:
+            click.echo(benching.table_of(results))
+
+
 def main() -> NoReturn:
     """Entry point of the ``worker`` command."""
     cli(prog_name="worker")
@@ -165,7 +231,7 @@ def _errors() -> Iterator[None]:
         click.echo(f"Error: {exc}", err=True)
         sys.exit(exc.exit_code)
     except ModuleNotFoundError as exc:
-        if exc.name in ("celery", "kombu", "torch", "transformers", "tokenizers", "numpy", "safetensors"):
+        if exc.name in ("celery", "kombu", "torch", "transformers", "tokenizers", "numpy", "safetensors", "openvino"):
             click.echo(f'Error: {exc.name} is not installed; run: pip install "scorequeue[worker]"', err=True)
             sys.exit(ExitCode.USAGE)
         raise

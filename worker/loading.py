@@ -14,12 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from scorequeue.errors import DeviceSickError, ScoreCountError, UsageError
+from scorequeue.errors import DeviceSickError, ScoreCountError
 from scorequeue.logs import fields
 from scorequeue.manifest import GoldenSentence
 from scorequeue.registry import Registry
 from worker.backends import Backend, Encodings, PaddedBatch, Scores, pad_rows
 from worker.backends.fake import FakeBackend, FakeTokenizer
+from worker.choosing import open_backend
+from worker.settings import CACHE_DIR
 from worker.tokenizing import FolderTokenizer, Tokenizer, TokenizingError
 
 log = logging.getLogger(__name__)
@@ -130,15 +132,17 @@ def load_model(
     backend: str = "auto",
     device: str = "auto",
     dtype: str = "auto",
+    cache_dir: Path = CACHE_DIR,
 ) -> LoadedModel:
     """Verify, load, warm up and try a version.
 
     Args:
         registry: Where it is.
         version: Its name.
-        backend: ``torch``, ``fake`` (the version's labels, made-up scores), or ``auto``.
+        backend: ``torch``, ``openvino``, ``fake`` (the version's labels, made-up scores), or ``auto``.
         device: See the backend.
         dtype: See the backend.
+        cache_dir: Where models that openvino converted are kept.
 
     Raises:
         VersionNotFoundError: There is no such version.
@@ -152,7 +156,7 @@ def load_model(
     model = LoadedModel(
         version=version,
         labels=manifest.labels,
-        backend=_load_backend(registry.path(version), backend=backend, device=device, dtype=dtype),
+        backend=open_backend(registry.path(version), backend=backend, device=device, dtype=dtype, cache_dir=cache_dir),
         tokenizer=FolderTokenizer(registry.path(version), max_length=manifest.max_length),
         golden=manifest.golden,
     )
@@ -183,12 +187,3 @@ def make_fake_model(
     """
     backend = FakeBackend(label_count=len(labels), rows_per_s=rows_per_s)
     return LoadedModel(version=version, labels=tuple(labels), backend=backend, tokenizer=FakeTokenizer())
-
-
-def _load_backend(folder: Path, *, backend: str, device: str, dtype: str) -> Backend:
-    if backend not in ("auto", "torch"):
-        raise UsageError(f"backend should be auto, torch or fake, got {backend!r}")
-    # Imported here: torch takes seconds, and the fake needs none of it.
-    from worker.backends.torch import TorchBackend
-
-    return TorchBackend(folder, device=device, dtype=dtype)

@@ -4,8 +4,7 @@
     serving     Celery runs the pumps, the lookout does when bells are lost
     draining    first SIGTERM: no more claims, the batch on the device is finished and committed, the rest goes back
     ended       0 after a drain in time; 1 when the device is sick or stuck, or a part failed: the supervisor should
-    start
-                anew; 3 when a newer Scorequeue serves the namespace
+                start anew; 3 when a newer Scorequeue serves the namespace
 
 A second signal while draining, SIGQUIT, or a drain that outlasts its time-out, releases what it can and ends at once.
 """
@@ -40,6 +39,7 @@ from worker.models import ModelShelf
 from worker.scorer import Scorer
 from worker.settings import WorkerSettings
 from worker.suspects import LedgerNotes
+from worker.sweep import find_budget
 from worker.tasks import Pump
 from worker.watchdog import Ears, Watchdog
 
@@ -70,13 +70,21 @@ class Service:
 
         self._ledger = Ledger.connect(settings, patience_s=PATIENCE_S)
         registry = Registry(settings.registry)
-        load = partial(load_model, registry, backend=settings.backend, device=settings.device, dtype=settings.dtype)
-        self._models = ModelShelf(load, registry.current, check=registry.verify)
-        first = self._models.load_first()
-        notes = LedgerNotes(self._ledger, self.worker_id, stopping=self._stopping)
-        self._scorer = Scorer(
-            on_sick=self._fail, token_budget=settings.token_budget or first.backend.token_budget, notes=notes
+        load = partial(
+            load_model,
+            registry,
+            backend=settings.backend,
+            device=settings.device,
+            dtype=settings.dtype,
+            cache_dir=settings.cache_dir,
         )
+        self._models = ModelShelf(load, registry.current, check=registry.verify, has_work=self._ledger.has_work)
+        first = self._models.load_first()
+        budget = settings.token_budget or find_budget(
+            first.backend, registry.path(first.version), cache_dir=settings.cache_dir
+        )
+        notes = LedgerNotes(self._ledger, self.worker_id, stopping=self._stopping)
+        self._scorer = Scorer(on_sick=self._fail, token_budget=budget, notes=notes)
         self._keeper = LeaseKeeper(
             self._ledger, self.worker_id, lanes=settings.lanes, about=self._about, on_fatal=self._fail
         )

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
 from scorequeue.jobs import Lane
-from scorequeue.settings import Settings, parse_duration
+from scorequeue.settings import STATE_DIR, Settings, parse_duration
+
+CACHE_DIR = STATE_DIR / "cache"
 
 
 class WorkerSettings(Settings):
     """What a worker is started with."""
 
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    backend: Literal["auto", "torch", "fake"] = "auto"
+    backend: Literal["auto", "torch", "openvino", "fake"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
     token_budget: int | None = Field(default=None, gt=0)
     """Most padded tokens in a batch; None leaves it to the backend."""
+
+    cache_dir: Path = CACHE_DIR
+    """Where converted models and measured token budgets are kept between starts."""
 
     lanes: Annotated[tuple[Lane, ...], NoDecode] = (Lane.EXPRESS, Lane.BULK)
     """Lanes to serve, the most urgent first."""

@@ -13,9 +13,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from scorequeue.errors import UsageError, VerificationError
 from tests.tiny import make_tiny_base
 from worker.backends import DeviceFullError, Encodings, PaddedBatch, Scores, pad_rows
-from worker.backends import torch as torch_backend
 from worker.backends.fake import FakeBackend, FakeTokenizer
-from worker.backends.torch import TorchBackend, usable_cpus
+from worker.backends.torch import TorchBackend
 from worker.tokenizing import FolderTokenizer
 
 TEXTS = ["The dog slept.", "The cats said that the teacher wrote many letters to her.", "Did she?", "I said so."]
@@ -118,28 +117,6 @@ def test_memory_that_runs_out_is_told_apart(folder: Path) -> None:
 
     with pytest.raises(DeviceFullError):
         backend.begin(batch)
-
-
-def test_auto_takes_bfloat16_only_where_it_is_native(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu = torch.device("cpu")
-    for found, chosen in [
-        ({"avx512_f": True, "amx_tile": True}, torch.float32),
-        ({"avx512_bf16": True}, torch.bfloat16),
-        ({"amx_bf16": True}, torch.bfloat16),
-    ]:
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
-        assert torch_backend.choose_dtype(cpu) == chosen
-
-
-@pytest.mark.parametrize(("quota", "cpus"), [("max 100000", 8), ("250000 100000", 3), ("50000 100000", 1), ("", 8)])
-def test_threads_follow_the_containers_quota(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quota: str, cpus: int
-) -> None:
-    (tmp_path / "cpu.max").write_text(quota)
-    monkeypatch.setattr(torch_backend, "CPU_QUOTA", tmp_path / "cpu.max")
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)))
-
-    assert usable_cpus() == cpus
 
 
 def test_tokens_are_those_of_transformers(folder: Path) -> None:

@@ -7,7 +7,6 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,11 +16,11 @@ import numpy as np
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from transformers import AutoModelForSequenceClassification
-from transformers.utils import logging as transformers_logging
 
-from scorequeue.errors import UsageError, VerificationError
+from scorequeue.errors import UsageError
 from worker.backends import DeviceFullError, PaddedBatch, Running, Scores
+from worker.backends.checkpoint import load_classifier
+from worker.cpu import has_native_bfloat16, usable_cpus
 
 CPU_TOKEN_BUDGETS = {torch.float32: 1_024, torch.bfloat16: 2_048, torch.float16: 2_048}
 """Padded tokens per batch on a CPU: MiniLM on CoLA is fastest there, and within 3 % from half to twice as many."""
@@ -33,7 +32,6 @@ CUDA_DEPTH = 2
 """Batches on a GPU at once: one runs, the next one waits in the stream."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 class TorchBackend:
@@ -60,7 +58,7 @@ class TorchBackend:
         self._is_cuda = self._device.type == "cuda"
         if not self._is_cuda:
             torch.set_num_threads(usable_cpus())
-        self._model = _load(folder, dtype=chosen).to(self._device).eval()
+        self._model = load_classifier(folder, dtype=chosen).to(self._device).eval()
         self.dtype = str(chosen).removeprefix("torch.")
         self.label_count = int(self._model.config.num_labels)
         self.depth = CUDA_DEPTH if self._is_cuda else 1
@@ -160,31 +158,6 @@ def choose_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if has_native_bfloat16() else torch.float32
 
 
-def has_native_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices in hardware: AMX, AVX512-BF16, or ARM's bf16.
-
-    ``torch.ops.mkldnn._is_mkldnn_bf16_supported`` does not tell: it is true for any AVX512, where oneDNN converts to
-    float32 and is slower than float32 itself.
-    """
-    if hasattr(torch.cpu, "get_capabilities"):
-        found = torch.cpu.get_capabilities()
-        return any(found.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-
-
-def usable_cpus() -> int:
-    """CPUs that this process may use: its affinity, cut to the container's quota.
-
-    torch counts the machine's cores; in a container with a quota of two on 64 cores its threads would fight each other.
-    """
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = CPU_QUOTA.read_text().split()
-    except (OSError, ValueError):
-        return cpus
-    return cpus if quota == "max" else max(1, min(cpus, -(-int(quota) // int(period))))
-
-
 def _find_device(device: str) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -197,28 +170,6 @@ def _find_device(device: str) -> torch.device:
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"no device {device}: torch sees {torch.cuda.device_count()} CUDA devices; try --device cpu")
     return found
-
-
-def _load(folder: Path, *, dtype: torch.dtype) -> Any:
-    # A load report and bars on stderr are for people who load by hand; what matters of them is an error here.
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            dtype=dtype,  # left out, a folder saved in float16 loads as float16
-            # attn_implementation is left out: transformers takes SDPA wherever the architecture has it.
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except Exception as error:
-        raise VerificationError(f"{folder} does not load in transformers: {str(error).splitlines()[0]}") from error
-    if report["missing_keys"] or report["mismatched_keys"]:
-        missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-        raise VerificationError(f"{folder} lacks weights of the classifier ({missing[0]}, ...): fit or import it again")
-    return model
 
 
 @contextmanager
