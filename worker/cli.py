@@ -6,6 +6,7 @@ import json
 import logging
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -14,6 +15,9 @@ import click
 
 from scorequeue import __version__
 from scorequeue.errors import ExitCode, ScorequeueError
+
+
+_told_to_leave = threading.Event()
 
 
 def _shared(command: Any) -> Any:
@@ -137,7 +141,8 @@ def start(*, local: bool, quiet: bool, **options: Any) -> None:
 def status(*, as_json: bool, quiet: bool, **options: Any) -> None:
     r"""Show the live workers.
 
-    One line a worker: what it runs on, which version it has ready, how many rows it has scored since its start.
+    One line a worker: what it runs on, which version new jobs get and which older one has jobs left, how many rows it
+    has scored since its start. --json has its token budget, batches, tokens with and without padding, seconds.
 
     \b
     Example:
@@ -157,9 +162,9 @@ def status(*, as_json: bool, quiet: bool, **options: Any) -> None:
             where = f"{worker.get('host')}:{worker.get('pid')}"
             how = f"{worker.get('backend')} {worker.get('dtype')} on {worker.get('device')}"
             lanes = ",".join(worker.get("lanes", []))
-            click.echo(
-                f"{worker['id']}  {where}  {how}  {worker.get('model_version')}  {lanes}  {worker.get('rows')} rows"
-            )
+            older = [version for version in worker.get("ready_versions", []) if version != worker.get("model_version")]
+            versions = f"{worker.get('model_version')}" + (f" (and {', '.join(older)})" if older else "")
+            click.echo(f"{worker['id']}  {where}  {how}  {versions}  {lanes}  {worker.get('rows')} rows")
 
 
 @cli.command()
@@ -210,6 +215,7 @@ def main() -> NoReturn:
 
 def _leave(signum: int, frame: Any) -> NoReturn:
     """End a worker that is told to stop before it serves: it holds nothing yet."""
+    _told_to_leave.set()
     sys.exit(ExitCode.DONE)
 
 
@@ -223,10 +229,22 @@ def _run(run_worker: Any, settings: Any, *, quiet: bool) -> int:
 
 
 @contextmanager
+def _leaving() -> Iterator[None]:
+    """Leave when told to, though what was interrupted made an error of it: C++ modules do while they are imported."""
+    try:
+        yield
+    except Exception:
+        if _told_to_leave.is_set():
+            sys.exit(ExitCode.DONE)
+        raise
+
+
+@contextmanager
 def _errors() -> Iterator[None]:
     """Turn what goes wrong into one line and the exit code of its class."""
     try:
-        yield
+        with _leaving():
+            yield
     except ScorequeueError as exc:
         click.echo(f"Error: {exc}", err=True)
         sys.exit(exc.exit_code)

@@ -20,12 +20,13 @@ import numpy.typing as npt
 from scorequeue.errors import DeviceSickError, RedisUnavailableError
 from scorequeue.jobs import Lane
 from scorequeue.logs import fields
-from worker.backends import DeviceFullError, PaddedBatch, Running, Scores, pad_rows
+from worker.backends import DeviceFullError, PaddedBatch, Running, Scores
 from worker.batching import Pick, RowQueue, Window
 from worker.intake import WINDOW_ROWS, Intake
 from worker.loading import LoadedModel, check_shape
+from worker.stats import ScorerStats
 from worker.suspects import Notes, SuspectChunk
-from worker.windows import ChunkScores, ChunkWork, ScorerStats, WindowTable
+from worker.windows import ChunkScores, ChunkWork, WindowTable, assemble
 
 __all__ = ["ChunkScores", "ChunkWork", "Scorer", "ScorerStats"]
 
@@ -183,6 +184,7 @@ class Scorer:
         flight = _Flight(pick, _model_of(pick), time.monotonic())
         try:
             flight.batch = self._assemble(pick, flight.model)
+            flight.begun_at = time.monotonic()
             flight.running = flight.model.backend.begin(flight.batch)
         except Exception as error:
             # Dealt with in turn, when the batches before it are finished.
@@ -265,20 +267,8 @@ class Scorer:
         )
 
     def _assemble(self, pick: Pick[ChunkWork], model: LoadedModel) -> PaddedBatch:
-        pad_id = model.tokenizer.pad_id
-        tables = [(self._table(part.window), part.positions) for part in pick.parts]
-        if len(tables) == 1:
-            table, positions = tables[0]
-            return pad_rows(table.token_ids, table.starts[positions], table.lengths[positions], pad_id=pad_id)
-        offsets = np.cumsum([0, *(len(table.token_ids) for table, _ in tables[:-1])])
-        return pad_rows(
-            np.concatenate([table.token_ids for table, _ in tables]),
-            np.concatenate(
-                [table.starts[positions] + offset for (table, positions), offset in zip(tables, offsets, strict=True)]
-            ),
-            np.concatenate([table.lengths[positions] for table, positions in tables]),
-            pad_id=pad_id,
-        )
+        parts = [(self._table(part.window), part.positions) for part in pick.parts]
+        return assemble(parts, pad_id=model.tokenizer.pad_id)
 
     def _table(self, window: Window[ChunkWork]) -> WindowTable:
         table = self._tables.get(window)
@@ -309,7 +299,9 @@ class Scorer:
             self._intake.settle(part.window.lane, len(positions), finished)
 
     def _count(self, flight: _Flight, batch: PaddedBatch) -> None:
-        self._stats = self._stats.after(batch, begun_at=flight.begun_at, now=time.monotonic())
+        now = time.monotonic()
+        busy_since = self._intake.busy_since or now
+        self._stats = self._stats.after(batch, begun_at=flight.begun_at, busy_since=busy_since, now=now)
         if self._window_s is not None:
             rows = int(self._stats.rows / max(self._stats.forward_s, 1e-9) * self._window_s)
             self._queue.window_rows = min(self._most_window_rows, max(LEAST_WINDOW_ROWS, rows))

@@ -225,7 +225,8 @@ class Service:
             "model_version": model.version,
             "ready_versions": self._models.ready_versions(),
             "failed_versions": self._models.failed_versions(),
-            "rows": self._scorer.stats.rows,
+            "token_budget": self._scorer.token_budget,
+            **self._scorer.stats.to_dict(),
         }
 
 

@@ -1,15 +1,15 @@
-"""What goes into the scorer and comes out of it, its figures, and the table that holds a window's rows end to end."""
+"""What goes into the scorer and comes out of it, and the table that holds a window's rows end to end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from scorequeue.jobs import ErrorCode, Lane, RowError
-from worker.backends import Encodings, PaddedBatch, Scores
+from worker.backends import Encodings, PaddedBatch, Scores, pad_rows
 from worker.batching import Ints, Window
 from worker.loading import LoadedModel
 
@@ -48,49 +48,6 @@ class ChunkWork:
     model: LoadedModel
     encodings: Encodings
     on_done: Callable[[ChunkScores], None]
-
-
-@dataclass(frozen=True, slots=True)
-class ScorerStats:
-    """What the scorer has done so far.
-
-    Attributes:
-        batches: Batches scored.
-        rows: Rows that went through the model, a row tried again counted again.
-        failed_rows: Rows that failed alone on a healthy device.
-        tokens: Tokens of scored batches without padding.
-        padded_tokens: The same with padding.
-        forward_s: Seconds in which the device had a batch.
-        longest_batch_s: Longest time that one batch took.
-        memory_errors: Batches for which the device had no memory.
-        last_batch_at: When the last batch ended, a failed one and golden sentences too, on the monotonic clock; 0
-            before the first.
-    """
-
-    batches: int = 0
-    rows: int = 0
-    failed_rows: int = 0
-    tokens: int = 0
-    padded_tokens: int = 0
-    forward_s: float = 0.0
-    longest_batch_s: float = 0.0
-    memory_errors: int = 0
-    last_batch_at: float = 0.0
-
-    def after(self, batch: PaddedBatch, *, begun_at: float, now: float) -> ScorerStats:
-        """These figures with one more batch in them."""
-        # With two batches in flight the second one's time begins when the first one ended.
-        took_s = now - max(begun_at, self.last_batch_at)
-        return replace(
-            self,
-            batches=self.batches + 1,
-            rows=self.rows + batch.rows,
-            tokens=self.tokens + int(batch.lengths.sum()),
-            padded_tokens=self.padded_tokens + batch.input_ids.size,
-            forward_s=self.forward_s + took_s,
-            longest_batch_s=max(self.longest_batch_s, took_s),
-            last_batch_at=now,
-        )
 
 
 @dataclass(eq=False)
@@ -133,3 +90,23 @@ class WindowTable:
         failed = {position - begin: reason for position, reason in self.failed.items() if begin <= position < end}
         # A copy, so that a committer that is behind does not keep the whole window alive.
         return work, ChunkScores(work.key, self.scores[begin:end].copy(), work.encodings.truncated, failed)
+
+
+def assemble(parts: Sequence[tuple[WindowTable, Ints]], *, pad_id: int) -> PaddedBatch:
+    """Gather the rows of one or more windows into one padded batch.
+
+    Args:
+        parts: Windows, and which of their rows.
+        pad_id: What stands behind a row's last token.
+    """
+    if len(parts) == 1:
+        ((table, positions),) = parts
+        return pad_rows(table.token_ids, table.starts[positions], table.lengths[positions], pad_id=pad_id)
+    offsets = np.cumsum([0, *(len(table.token_ids) for table, _ in parts[:-1])])
+    starts = [table.starts[rows] + offset for (table, rows), offset in zip(parts, offsets, strict=True)]
+    return pad_rows(
+        np.concatenate([table.token_ids for table, _ in parts]),
+        np.concatenate(starts),
+        np.concatenate([table.lengths[rows] for table, rows in parts]),
+        pad_id=pad_id,
+    )

@@ -87,6 +87,20 @@ def test_batches_in_flight_do_not_mix(folder: Path, cache: Path) -> None:
             np.testing.assert_allclose(one.scores(), reference(folder, padded), atol=1e-5)
 
 
+def test_batches_beside_those_in_flight_disturb_none(folder: Path, cache: Path) -> None:
+    """Looking for a guilty row runs any number of batches while others are still in flight."""
+    backend = OpenVinoBackend(folder, dtype="float32", cache_dir=cache)
+    waiting = [batch(9, 30, seed=seed) for seed in range(backend.depth)]
+    running = [backend.begin(padded) for padded in waiting]
+
+    for seed in range(3 * backend.depth):
+        padded = batch(2, 5, seed=seed)
+        np.testing.assert_allclose(backend.begin(padded).scores(), reference(folder, padded), atol=1e-5)
+
+    for padded, one in zip(waiting, running, strict=True):
+        np.testing.assert_allclose(one.scores(), reference(folder, padded), atol=1e-5)
+
+
 def test_scores_stay_when_later_batches_run(folder: Path, cache: Path) -> None:
     """The scores are a copy: a request's own memory is used again."""
     backend = OpenVinoBackend(folder, dtype="float32", cache_dir=cache)

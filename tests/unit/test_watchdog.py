@@ -9,8 +9,8 @@ import pytest
 
 from scorequeue.errors import RedisUnavailableError
 from scorequeue.jobs import Lane
+from worker.stats import ScorerStats
 from worker.watchdog import DEAF_AFTER_S, STUCK_AFTER_S, STUCK_FACTOR, Ears, Watchdog
-from worker.windows import ScorerStats
 
 
 @dataclass

@@ -66,9 +66,7 @@ class OpenVinoBackend:
             raise UsageError(f"this CPU does not compute in {dtype}; leave --dtype out, or name float32")
         self.dtype = dtype
         self.label_count = int(self._compiled.output(0).partial_shape[1].get_length())
-        # One more than batches in flight: the scores of a finished one are read while the next ones run.
-        self._requests = [self._compiled.create_infer_request() for _ in range(self.depth + 1)]
-        self._begun = 0
+        self._free: list[Any] = []
 
     @property
     def device(self) -> str:
@@ -81,29 +79,31 @@ class OpenVinoBackend:
         Raises:
             DeviceFullError: The machine has no memory for it.
         """
-        request = self._requests[self._begun % len(self._requests)]
-        self._begun += 1
+        # Not a ring: what runs while a guilty row is looked for comes beside the batches in flight.
+        request = self._free.pop() if self._free else self._compiled.create_infer_request()
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask.astype(np.int64)}
         try:
             request.start_async(inputs, share_inputs=True)
         except RuntimeError as error:
             raise _told_apart(error) from error
-        return _InFlight(request, inputs)
+        return _InFlight(request, inputs, self._free)
 
 
 class _InFlight:
     """A batch that was queued; it keeps its inputs alive, which OpenVINO reads in place."""
 
-    def __init__(self, request: Any, inputs: dict[str, Any]) -> None:
+    def __init__(self, request: Any, inputs: dict[str, Any], free: list[Any]) -> None:
         self._request = request
         self._inputs = inputs
+        self._free = free
 
     def scores(self) -> Scores:
         try:
             self._request.wait()
         except RuntimeError as error:
             raise _told_apart(error) from error
-        scores: Scores = np.array(self._request.get_output_tensor(0).data, np.float32)  # the request's own is reused
+        scores: Scores = np.array(self._request.get_output_tensor(0).data, np.float32)
+        self._free.append(self._request)  # its tensors are used again, so the scores are a copy
         return scores
 
 

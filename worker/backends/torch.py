@@ -63,8 +63,7 @@ class TorchBackend:
         self.label_count = int(self._model.config.num_labels)
         self.depth = CUDA_DEPTH if self._is_cuda else 1
         self.token_budget = CUDA_TOKEN_BUDGET if self._is_cuda else CPU_TOKEN_BUDGETS[chosen]
-        self._host_buffers: list[_HostBuffer] = [_HostBuffer() for _ in range(self.depth + 1)]
-        self._begun = 0
+        self._free: list[_HostBuffer] = []
 
     @property
     def device(self) -> str:
@@ -86,9 +85,8 @@ class TorchBackend:
             return _Done(self._forward(torch.from_numpy(batch.input_ids), mask).numpy())
 
     def _begin_on_cuda(self, batch: PaddedBatch) -> Running:
-        # One more buffer than batches in flight: its last reader is done when its turn comes round again.
-        buffer = self._host_buffers[self._begun % len(self._host_buffers)]
-        self._begun += 1
+        # Not a ring: what runs while a guilty row is looked for comes beside the batches in flight.
+        buffer = self._free.pop() if self._free else _HostBuffer()
         host_ids, host_lengths = buffer.fill(batch)
         input_ids = host_ids.to(self._device, non_blocking=True)  # (rows, tokens)
         mask = None
@@ -101,7 +99,7 @@ class TorchBackend:
         on_host.copy_(scores, non_blocking=True)
         done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record(torch.cuda.current_stream(self._device))
-        return _OnCuda(on_host, done)
+        return _OnCuda(on_host, done, buffer, self._free)
 
     def _forward(self, input_ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         logits = self._model(input_ids=input_ids, attention_mask=mask).logits
@@ -121,13 +119,18 @@ class _Done:
 class _OnCuda:
     """A batch in a stream, whose scores are on their way to pinned memory."""
 
-    def __init__(self, on_host: torch.Tensor, done: torch.cuda.Event) -> None:
+    def __init__(
+        self, on_host: torch.Tensor, done: torch.cuda.Event, buffer: _HostBuffer, free: list[_HostBuffer]
+    ) -> None:
         self._on_host = on_host
         self._done = done
+        self._buffer = buffer
+        self._free = free
 
     def scores(self) -> Scores:
         with _memory_errors():
             self._done.synchronize()
+        self._free.append(self._buffer)  # whatever was copied from it is done
         scores: Scores = self._on_host.numpy()
         return scores
 
