@@ -99,7 +99,11 @@ class WorkerProcess:
 
     def worker_id(self) -> str:
         """What the ledger calls it."""
-        return str(next(worker["id"] for worker in self._listed() if worker.get("pid") == self.pid))
+        return str(self.about()["id"])
+
+    def about(self) -> dict[str, Any]:
+        """What it said of itself with its last heartbeat."""
+        return next(worker for worker in self._listed() if worker.get("pid") == self.pid)
 
     def pause(self) -> None:
         """SIGSTOP: it lives, and does nothing."""

@@ -16,7 +16,6 @@ import click
 from scorequeue import __version__
 from scorequeue.errors import ExitCode, ScorequeueError
 
-
 _told_to_leave = threading.Event()
 
 

@@ -1,9 +1,10 @@
 """``make bench``: the speed of the queue against what a user could run instead, in one run; and the queue alone.
 
-    python -m tests.benchmarks [--registry DIR] [--rows N] [--rounds N] [--only-queue] [--json FILE]
+    python -m tests.benchmarks [--registry DIR] [--rows N] [--rounds N] [--only PART]... [--json FILE]
 
-Absolute rows/s drift with the machine; each round measures every contender in turn, and the ratios are the medians over
-the rounds. Sentences come from the optional real data where it is there, else from the project's own grammar.
+Absolute rows/s drift with the machine; each round measures every contender in turn, and ratios are medians over the
+rounds. Sentences come from the optional real data where it is there, else from the project's own grammar. The figures
+are kept as JSON.
 """
 
 from __future__ import annotations
@@ -12,73 +13,124 @@ import argparse
 import json
 import statistics
 import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from scorequeue.registry import Registry
+from tests.benchmarks.endurance import measure_memory, measure_promotions
+from tests.benchmarks.latency import measure_latency
 from tests.benchmarks.queue_alone import measure_queue
 from tests.benchmarks.startup import help_seconds
-from tests.benchmarks.throughput import measure_rounds, sentences
+from tests.benchmarks.throughput import BACKENDS, Arena, Figures, made, score_all, sentences
+from worker.loading import load_model
+
+PARTS = ("bulk", "latency", "scores", "endurance", "queue")
+BASE = "pipeline, batch 32"
 
 
 def main() -> None:
-    """Measure, print a table, and keep the figures as JSON where asked."""
+    """Measure, print tables, and keep the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--registry", type=Path, default=Path(".scorequeue/registry"))
-    parser.add_argument("--rows", type=int, default=8551)
+    parser.add_argument("--rows", type=int, default=2 * 8_551)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only-queue", action="store_true", help="no model: what the queue costs by itself")
-    parser.add_argument("--json", type=Path, dest="json_file")
+    parser.add_argument("--only", action="append", choices=PARTS, help="a part of it; repeatable")
+    parser.add_argument("--json", type=Path, dest="json_file", default=Path("bench.json"))
     options = parser.parse_args()
     if not (options.registry / "current").exists():
         parser.error(
             f"expected a checkpoint in {options.registry}, found none; run make demo first, or name --registry"
         )
-
+    parts = options.only or PARTS
     console = Console()
-    with tempfile.TemporaryDirectory() as folder:
-        alone = measure_queue(registry=options.registry, folder=Path(folder) / "queue", rounds=options.rounds)
-        found: dict[str, object] = {"queue_alone": {name: round(value, 2) for name, value in alone.items()}}
-        _print_alone(console, alone, rounds=options.rounds)
-        if not options.only_queue:
-            found |= _measure_speed(console, options, folder=Path(folder))
-    if options.json_file:
-        options.json_file.write_text(json.dumps(found, indent=2) + "\n")
+    found: dict[str, Any] = {"help_s": help_seconds()}
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        folder = Path(scratch)
+        if {"bulk", "latency", "scores"} & set(parts):
+            texts, source = sentences(options.rows)
+            found |= {"source": source, "rows": len(texts)}
+            arena = Arena(texts, registry=options.registry, folder=folder, stack=stack)
+            if "bulk" in parts:
+                found["bulk"] = show_bulk(console, arena, [arena.measure() for _ in range(options.rounds)], source)
+            if "latency" in parts:
+                found["latency"] = show(console, "latency, openvino", measure_latency(arena, backend="openvino"))
+            if "scores" in parts:
+                found["scores"] = show(console, "scores against torch in float32", compare_scores(arena))
+        if "endurance" in parts:
+            found["memory"] = show(
+                console, "memory (a tiny model in openvino)", measure_memory(made(folder / "memory"))
+            )
+            promotions = measure_promotions(made(folder / "promotions"))
+            found["promotions"] = show(console, "promotions under load (tiny models in torch)", promotions)
+        if "queue" in parts:
+            alone = measure_queue(registry=options.registry, folder=folder / "queue", rounds=options.rounds)
+            found["queue_alone"] = show(console, "the queue alone (a device that answers at once)", alone)
+    console.print(f"producer --help: {found['help_s'] * 1000:.0f} ms (fastest of 9)")
+    options.json_file.write_text(json.dumps(found, indent=2) + "\n")
+    console.print(f"kept in {options.json_file}")
 
 
-def _print_alone(console: Console, figures: dict[str, float], *, rounds: int) -> None:
-    table = Table(title=f"the queue alone (a device that answers at once), median of {rounds} rounds")
+def show_bulk(console: Console, arena: Arena, rounds: Sequence[Figures], source: str) -> dict[str, Any]:
+    """Print the contenders of all rounds; returns their figures."""
+    table = Table(title=f"{len(arena.texts):,} sentences ({source}), median of {len(rounds)} rounds")
+    for column, justify in (("what", "left"), ("rows/s", "right"), ("pipeline", "right"), ("bare loop", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    figures: dict[str, Any] = {}
+    for name in rounds[0].rows_per_s:
+        own = f"{name.partition(':')[0]}: bare backend loop"
+        rate = statistics.median(each.rows_per_s[name] for each in rounds)
+        to_base = statistics.median(each.rows_per_s[name] / each.rows_per_s[BASE] for each in rounds)
+        to_bare = (
+            statistics.median(each.rows_per_s[name] / each.rows_per_s[own] for each in rounds)
+            if own in rounds[0].rows_per_s
+            else None
+        )
+        figures[name] = {"rows_per_s": round(rate, 1), "to_pipeline": round(to_base, 3), "to_bare": to_bare}
+        table.add_row(name, f"{rate:,.0f}", f"{to_base:.2f}", "" if to_bare is None else f"{to_bare:.3f}")
+    console.print(table)
+    for backend in BACKENDS:
+        padding = statistics.median(each.padding[backend] for each in rounds)
+        busy = statistics.median(each.busy[backend] for each in rounds)
+        figures[f"{backend}: padding"], figures[f"{backend}: busy"] = padding, busy
+        console.print(
+            f"{backend}: token budget {arena.budgets[backend]:,}, padding {padding:.1%} of the tokens, device busy"
+            f" {busy:.1%} of the time"
+        )
+    return figures
+
+
+def show(console: Console, title: str, figures: dict[str, float]) -> dict[str, float]:
+    """Print figures, and return them rounded."""
+    table = Table(title=title)
     table.add_column("what")
     table.add_column("measured", justify="right")
     for name, value in figures.items():
-        table.add_row(name, f"{value:,.0f}" if value >= 100 else f"{value:.2f}")
+        table.add_row(name, f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.4g}")
     console.print(table)
+    return {name: round(value, 5) for name, value in figures.items()}
 
 
-def _measure_speed(console: Console, options: argparse.Namespace, *, folder: Path) -> dict[str, object]:
-    texts, source = sentences(options.rows)
-    rounds = measure_rounds(texts, registry=options.registry, folder=folder, rounds=options.rounds)
-    help_s = help_seconds()
-    base = statistics.median(each["pipeline, batch 32"] for each in rounds)
-    table = Table(title=f"{len(texts)} sentences ({source}), median of {options.rounds} rounds")
-    table.add_column("what")
-    table.add_column("rows/s", justify="right")
-    table.add_column("against the pipeline", justify="right")
-    figures: dict[str, dict[str, float]] = {}
-    for name in rounds[0]:
-        rate = statistics.median(each[name] for each in rounds)
-        ratio = statistics.median(each[name] / each["pipeline, batch 32"] for each in rounds)
-        figures[name] = {"rows_per_s": round(rate, 1), "ratio_to_pipeline": round(ratio, 3)}
-        table.add_row(name, f"{rate:,.0f}", f"{ratio:.2f}")
-    console.print(table)
-    through = statistics.median(each["through the queue"] / each["bare loop"] for each in rounds)
-    console.print(f"through the queue / bare loop: {through:.3f}")
-    console.print(f"producer --help: {help_s * 1000:.0f} ms (fastest of 9)")
-    return {
-        **{"source": source, "rows": len(texts), "pipeline_rows_per_s": base, "figures": figures},
-        **{"queue_to_bare": through, "help_s": help_s},
-    }
+def compare_scores(arena: Arena) -> dict[str, float]:
+    """Label flips and the largest difference of a score, for each backend and dtype on all different sentences."""
+    registry = Registry(arena.registry)
+    version = registry.resolve(None)
+    texts = list(dict.fromkeys(arena.texts))
+    found: dict[str, float] = {"sentences": len(texts)}
+    exact = None
+    for backend, dtype in (("torch", "float32"), ("openvino", "float32"), *((name, "bfloat16") for name in BACKENDS)):
+        model = load_model(registry, version, backend=backend, dtype=dtype, cache_dir=arena.cache)
+        scores = score_all(model, texts, arena.budgets[backend])
+        exact = scores if exact is None else exact
+        flips = int((scores.argmax(1) != exact.argmax(1)).sum())
+        found[f"{backend} {dtype}: other labels, %"] = 100 * flips / len(texts)
+        found[f"{backend} {dtype}: largest difference of a score"] = float(np.abs(scores - exact).max())
+    return found
 
 
 if __name__ == "__main__":

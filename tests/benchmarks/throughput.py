@@ -1,23 +1,55 @@
-"""Bulk rows/s: transformers' pipeline, the bare backend loop, and the same rows through the queue."""
+"""Bulk rows/s: what a user could run instead, and the bare backend, the scorer and the whole queue for each backend."""
 
 from __future__ import annotations
 
 import itertools
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from producer import Client
+from scorequeue.jobs import Lane
 from scorequeue.registry import Registry
 from scorequeue.settings import Settings
+from tests.benchmarks import plain_celery
 from tests.processes import WorkerProcess
 from tests.servers import RedisServer
-from worker.backends import pad_rows
+from worker.backends import Running, Scores, pad_rows
 from worker.batching import plan_batches
+from worker.cpu import usable_cpus
 from worker.loading import LoadedModel, load_model
-from worker.scorer import MAX_ROWS
+from worker.scorer import MAX_ROWS, Scorer
+from worker.sweep import find_budget
+from worker.windows import ChunkScores, ChunkWork
 
 REAL_SENTENCES = Path("../shared/data/cola/in_domain_train.tsv")
+BACKENDS = ("openvino", "torch")
+CHUNK_ROWS = 256
+HEARTBEAT_S = 6.0
+"""A worker has told of what it did by then."""
+
+PLAIN_ROWS = 600
+PIPELINE_ROWS = 2_048
+
+
+class Figures(NamedTuple):
+    """What one round measured.
+
+    Attributes:
+        rows_per_s: By contender.
+        padding: Share of the tokens that were padding, by backend, through the queue.
+        busy: Share of the time in which the device had a batch, by backend, through the queue.
+    """
+
+    rows_per_s: dict[str, float]
+    padding: dict[str, float]
+    busy: dict[str, float]
 
 
 def sentences(count: int) -> tuple[list[str], str]:
@@ -32,39 +64,112 @@ def sentences(count: int) -> tuple[list[str], str]:
     return list(itertools.islice(itertools.cycle(found), count)), source
 
 
-def measure_rounds(texts: list[str], *, registry: Path, folder: Path, rounds: int) -> list[dict[str, float]]:
-    """Run every contender in turn, ``rounds`` times over.
+class Arena:
+    """Models and what else the contenders share; measured round by round."""
 
-    Returns:
-        Rows/s by contender, one mapping a round.
-    """
-    version = Registry(registry).resolve(None)
-    model = load_model(Registry(registry), version)
-    pipeline = _pipeline(Registry(registry).path(version))
-    with RedisServer(folder) as redis:
-        settings = Settings(redis_url=redis.url)
-        worker = WorkerProcess(folder / "worker.log", redis_url=redis.url, namespace="scorequeue", registry=registry)
-        with worker, Client(settings=settings) as client:
-            contenders: dict[str, Callable[[], object]] = {
-                "pipeline, batch 32": lambda: pipeline(texts, batch_size=32),
-                "bare loop": lambda: _bare_loop(model, texts),
-                "through the queue": lambda: client.submit(texts).wait(),
-            }
-            client.submit(texts[:1024]).wait()  # the first run of anything pays for what is made once
-            return [
-                {name: len(texts) / _seconds(contender) for name, contender in contenders.items()}
-                for _ in range(rounds)
-            ]
+    def __init__(self, texts: list[str], *, registry: Path, folder: Path, stack: ExitStack) -> None:
+        self.texts = texts
+        self.registry = registry
+        self.folder = folder
+        self.cache = folder / "cache"
+        version = Registry(registry).resolve(None)
+        self._checkpoint = Registry(registry).path(version)
+        self.models = {
+            backend: load_model(Registry(registry), version, backend=backend, cache_dir=self.cache)
+            for backend in BACKENDS
+        }
+        self.budgets = {
+            backend: find_budget(model.backend, self._checkpoint, cache_dir=self.cache)
+            for backend, model in self.models.items()
+        }
+        self._pipeline = _pipeline(self._checkpoint)
+        # One for all rounds: Celery's client does not find its way to another server.
+        self._plain_redis = stack.enter_context(RedisServer(made(folder / "plain")))
+
+    def measure(self) -> Figures:
+        """Run every contender in turn."""
+        few = self.texts[:PIPELINE_ROWS]
+        rates = {"pipeline, batch 32": len(few) / _seconds(lambda: self._pipeline(few, batch_size=32))}
+        rates["one Celery task a sentence"] = plain_celery.rows_per_second(
+            self.texts[:PLAIN_ROWS], redis_url=self._plain_redis.url, folder=self._checkpoint, processes=usable_cpus()
+        )
+        padding, busy = {}, {}
+        for backend, model in self.models.items():
+            budget = self.budgets[backend]
+            rates[f"{backend}: bare backend loop"] = self._rate(lambda m=model, b=budget: score_all(m, self.texts, b))
+            rates[f"{backend}: in-process scorer"] = self._rate(lambda m=model, b=budget: score_apart(m, self.texts, b))
+            queue = self._through_the_queue(backend)
+            rates[f"{backend}: through the queue"], padding[backend], busy[backend] = queue
+        return Figures(rates, padding, busy)
+
+    def worker(self, redis_url: str, backend: str, **settings: Any) -> WorkerProcess:
+        """A worker with this backend and the budget that the bare loop has."""
+        log = made(self.folder / backend) / "worker.log"
+        return WorkerProcess(
+            log, redis_url=redis_url, namespace="scorequeue", registry=self.registry, cache_dir=self.cache,
+            **{"backend": backend, "token_budget": self.budgets[backend]} | settings,
+        )  # fmt: skip
+
+    def _through_the_queue(self, backend: str) -> tuple[float, float, float]:
+        with (
+            RedisServer(made(self.folder / backend)) as redis,
+            self.worker(redis.url, backend) as worker,
+            Client(settings=Settings(redis_url=redis.url)) as client,
+        ):
+            client.submit(self.texts[:1_024]).wait()  # the first run of anything pays for what is made once
+            time.sleep(HEARTBEAT_S)
+            before = worker.about()
+            took_s = _seconds(lambda: client.submit(self.texts, chunk_rows=CHUNK_ROWS).wait())
+            time.sleep(HEARTBEAT_S)
+            after = worker.about()
+        done = {name: after[name] - before[name] for name in ("tokens", "padded_tokens", "forward_s")}
+        return len(self.texts) / took_s, 1 - done["tokens"] / done["padded_tokens"], done["forward_s"] / took_s
+
+    def _rate(self, action: Callable[[], object]) -> float:
+        return len(self.texts) / _seconds(action)
 
 
-def _bare_loop(model: LoadedModel, texts: list[str]) -> None:
-    """What the device can do at best: all rows sorted, no queue, no other thread."""
+def score_all(model: LoadedModel, texts: list[str], budget: int) -> Scores:
+    """What the device can do at best: everything tokenised, sorted and run, with no queue and no other thread."""
     rows = model.encode(texts)
-    for batch in plan_batches(rows.lengths, token_budget=model.backend.token_budget, max_rows=MAX_ROWS):
+    scores = np.empty((rows.rows, len(model.labels)), np.float32)
+    flights: deque[tuple[Any, Running]] = deque()
+    for batch in plan_batches(rows.lengths, token_budget=budget, max_rows=MAX_ROWS):
         padded = pad_rows(
             rows.token_ids, rows.starts[batch.rows], rows.lengths[batch.rows], pad_id=model.tokenizer.pad_id
         )
-        model.backend.begin(padded).scores()
+        flights.append((batch.rows, model.backend.begin(padded)))
+        if len(flights) >= model.backend.depth:
+            at, running = flights.popleft()
+            scores[at] = running.scores()
+    for at, running in flights:
+        scores[at] = running.scores()
+    return scores
+
+
+def score_apart(model: LoadedModel, texts: list[str], budget: int) -> None:
+    """The scorer as the worker runs it, fed chunk by chunk, without ledger and Celery."""
+    left = -(-len(texts) // CHUNK_ROWS)
+    is_done = threading.Event()
+
+    def on_done(done: ChunkScores) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            is_done.set()
+
+    def fail(error: BaseException) -> None:
+        raise AssertionError(error)
+
+    scorer = Scorer(on_sick=fail, token_budget=budget)
+    scorer.start()
+    for start in range(0, len(texts), CHUNK_ROWS):
+        while not scorer.wait_for_room(Lane.BULK, timeout_s=60):
+            pass
+        encodings = model.encode(texts[start : start + CHUNK_ROWS])
+        scorer.submit(ChunkWork(start, Lane.BULK, model, encodings, on_done))
+    is_done.wait()
+    scorer.drain(10)
 
 
 def _pipeline(folder: Path) -> Callable[..., object]:
@@ -72,6 +177,11 @@ def _pipeline(folder: Path) -> Callable[..., object]:
 
     transformers.logging.disable_progress_bar()
     return transformers.pipeline("text-classification", model=str(folder), device="cpu", dtype="float32")
+
+
+def made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _seconds(action: Callable[[], object]) -> float:
