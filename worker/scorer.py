@@ -21,12 +21,12 @@ from scorequeue.errors import DeviceSickError, RedisUnavailableError
 from scorequeue.jobs import Lane
 from scorequeue.logs import fields
 from worker.backends import DeviceFullError, PaddedBatch, Running, Scores
-from worker.batching import Pick, RowQueue, Window
+from worker.batching import Pick, RowQueue
 from worker.intake import WINDOW_ROWS, Intake
 from worker.loading import LoadedModel, check_shape
 from worker.stats import ScorerStats
 from worker.suspects import Notes, SuspectChunk
-from worker.windows import ChunkScores, ChunkWork, WindowTable, assemble
+from worker.windows import ChunkScores, ChunkWork, WindowTables
 
 __all__ = ["ChunkScores", "ChunkWork", "Scorer", "ScorerStats"]
 
@@ -84,7 +84,7 @@ class Scorer:
         least = window_rows if window_s is None else min(window_rows, LEAST_WINDOW_ROWS)
         self._queue: RowQueue[ChunkWork] = RowQueue(token_budget=token_budget, max_rows=max_rows, window_rows=least)
         self._intake = Intake(self._queue, most_window_rows=window_rows, notes=notes)
-        self._tables: dict[Window[ChunkWork], WindowTable] = {}
+        self._tables = WindowTables()
         self._stats = ScorerStats()
         self._thread = threading.Thread(target=self._run, name="scorer", daemon=True)
 
@@ -183,7 +183,7 @@ class Scorer:
     def _begin(self, pick: Pick[ChunkWork]) -> _Flight:
         flight = _Flight(pick, _model_of(pick), time.monotonic())
         try:
-            flight.batch = self._assemble(pick, flight.model)
+            flight.batch = self._tables.assemble(pick, pad_id=flight.model.tokenizer.pad_id)
             flight.begun_at = time.monotonic()
             flight.running = flight.model.backend.begin(flight.batch)
         except Exception as error:
@@ -266,16 +266,6 @@ class Scorer:
             ),
         )
 
-    def _assemble(self, pick: Pick[ChunkWork], model: LoadedModel) -> PaddedBatch:
-        parts = [(self._table(part.window), part.positions) for part in pick.parts]
-        return assemble(parts, pad_id=model.tokenizer.pad_id)
-
-    def _table(self, window: Window[ChunkWork]) -> WindowTable:
-        table = self._tables.get(window)
-        if table is None:
-            table = self._tables[window] = WindowTable(window)
-        return table
-
     def _store(
         self,
         pick: Pick[ChunkWork],
@@ -285,18 +275,8 @@ class Scorer:
         error: Exception | None = None,
     ) -> None:
         """Write a batch's scores where they belong, and pass on the chunks that are whole now."""
-        begin = 0
-        for part in pick.parts:
-            rows = slice(begin, begin + len(part.positions))
-            begin = rows.stop
-            positions, part_scores = part.positions, scores[rows]
-            if keep is not None:
-                positions, part_scores = positions[keep[rows]], part_scores[keep[rows]]
-            table = self._tables[part.window]
-            finished = table.store(positions, part_scores, error)
-            if table.left == 0:
-                del self._tables[part.window]
-            self._intake.settle(part.window.lane, len(positions), finished)
+        for stored in self._tables.store(pick, scores, keep=keep, error=error):
+            self._intake.settle(stored.lane, stored.rows, stored.finished)
 
     def _count(self, flight: _Flight, batch: PaddedBatch) -> None:
         now = time.monotonic()

@@ -1,16 +1,17 @@
-"""What goes into the scorer and comes out of it, and the table that holds a window's rows end to end."""
+"""What goes into the scorer and comes out of it, and the tables that hold each window's rows end to end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from scorequeue.jobs import ErrorCode, Lane, RowError
 from worker.backends import Encodings, PaddedBatch, Scores, pad_rows
-from worker.batching import Ints, Window
+from worker.batching import Ints, Pick, Window
 from worker.loading import LoadedModel
 
 
@@ -92,21 +93,74 @@ class WindowTable:
         return work, ChunkScores(work.key, self.scores[begin:end].copy(), work.encodings.truncated, failed)
 
 
-def assemble(parts: Sequence[tuple[WindowTable, Ints]], *, pad_id: int) -> PaddedBatch:
-    """Gather the rows of one or more windows into one padded batch.
+class Stored(NamedTuple):
+    """What storing a batch's scores came to in one window: rows that are scored now, and chunks that are whole now."""
 
-    Args:
-        parts: Windows, and which of their rows.
-        pad_id: What stands behind a row's last token.
-    """
-    if len(parts) == 1:
-        ((table, positions),) = parts
-        return pad_rows(table.token_ids, table.starts[positions], table.lengths[positions], pad_id=pad_id)
-    offsets = np.cumsum([0, *(len(table.token_ids) for table, _ in parts[:-1])])
-    starts = [table.starts[rows] + offset for (table, rows), offset in zip(parts, offsets, strict=True)]
-    return pad_rows(
-        np.concatenate([table.token_ids for table, _ in parts]),
-        np.concatenate(starts),
-        np.concatenate([table.lengths[rows] for table, rows in parts]),
-        pad_id=pad_id,
-    )
+    lane: Lane
+    rows: int
+    finished: list[tuple[ChunkWork, ChunkScores]]
+
+
+class WindowTables:
+    """The tables of the windows that have rows on the device or before it; for one thread."""
+
+    def __init__(self) -> None:
+        self._tables: dict[Window[ChunkWork], WindowTable] = {}
+
+    def assemble(self, pick: Pick[ChunkWork], *, pad_id: int) -> PaddedBatch:
+        """Gather a pick's rows, of one or more windows, into one padded batch.
+
+        Args:
+            pick: Which rows.
+            pad_id: What stands behind a row's last token.
+        """
+        parts = [(self._table(part.window), part.positions) for part in pick.parts]
+        if len(parts) == 1:
+            ((table, rows),) = parts
+            return pad_rows(table.token_ids, table.starts[rows], table.lengths[rows], pad_id=pad_id)
+        offsets = np.cumsum([0, *(len(table.token_ids) for table, _ in parts[:-1])])
+        starts = [table.starts[rows] + offset for (table, rows), offset in zip(parts, offsets, strict=True)]
+        return pad_rows(
+            np.concatenate([table.token_ids for table, _ in parts]),
+            np.concatenate(starts),
+            np.concatenate([table.lengths[rows] for table, rows in parts]),
+            pad_id=pad_id,
+        )
+
+    def store(
+        self,
+        pick: Pick[ChunkWork],
+        scores: Scores,
+        *,
+        keep: npt.NDArray[np.bool_] | None = None,
+        error: Exception | None = None,
+    ) -> Iterator[Stored]:
+        """Write a batch's scores where they belong.
+
+        Args:
+            pick: The batch's rows.
+            scores: float32 (rows, labels).
+            keep: bool (rows,): the rows to store; None stands for all.
+            error: Why the rows have no scores.
+
+        Yields:
+            What that came to, for each window in turn.
+        """
+        begin = 0
+        for part in pick.parts:
+            rows = slice(begin, begin + len(part.positions))
+            begin = rows.stop
+            positions, part_scores = part.positions, scores[rows]
+            if keep is not None:
+                positions, part_scores = positions[keep[rows]], part_scores[keep[rows]]
+            table = self._tables[part.window]
+            finished = table.store(positions, part_scores, error)
+            if table.left == 0:
+                del self._tables[part.window]
+            yield Stored(part.window.lane, len(positions), finished)
+
+    def _table(self, window: Window[ChunkWork]) -> WindowTable:
+        table = self._tables.get(window)
+        if table is None:
+            table = self._tables[window] = WindowTable(window)
+        return table
