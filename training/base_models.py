@@ -156,13 +156,14 @@ def _explain(name: str, source: str, error: Exception) -> UsageError:
             kind = json.loads((Path(source) / "config.json").read_bytes()).get("model_type")
         except ValueError:
             return InputError(f"{Path(source) / 'config.json'} is not JSON; expected a transformers folder")
-        return InputError(f"{source} (model type {kind}) cannot be loaded as a classifier: {_first_line(error)}")
+        return InputError(f"{source} (model type {kind}) cannot be loaded as a classifier: {first_line(error)}")
     offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
     return UsageError(
-        f"base model {name} cannot be fetched from the hub as {source}{offline}: {_first_line(error)}; "
+        f"base model {name} cannot be fetched from the hub as {source}{offline}: {first_line(error)}; "
         "check the id and the network, or give a local folder or minilm-l6"
     )
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:200].rstrip(".")
+def first_line(error: Exception) -> str:
+    """What an error says, without the advice for programmers that follows."""
+    return str(error).strip().partition("\n")[0][:200].rstrip(" .:")

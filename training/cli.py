@@ -145,6 +145,44 @@ def fit(*, quiet: bool, log_level: str, log_format: str, **values: Any) -> None:
         click.echo(result.version)
 
 
+@cli.command("import")
+@click.argument("source", metavar="FOLDER|HUB_ID")
+@_setting(
+    "--max-length",
+    env="IMPORT_MAX_LENGTH",
+    type=click.IntRange(min=4),
+    help="Most tokens of a text; longer ones are cut.  [default: the model's limit]",
+)
+@registry_option
+@_log_options
+def import_version(
+    *, source: str, max_length: int | None, registry: Path, quiet: bool, log_level: str, log_format: str
+) -> None:
+    """Publish a transformers sequence classifier and print the new version.
+
+    It takes safetensors weights, a fast tokenizer and 2 or more labels, of which each text has one. One text a row is
+    scored: models for pairs of texts are refused where config.json shows it. A registry's first version becomes
+    current.
+
+    Example: training import path/to/checkpoint
+    """
+    logs.configure("error" if quiet else log_level, "json" if log_format == "json" else "text")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as for a fit
+    from training.importing import import_checkpoint
+
+    result = import_checkpoint(source, registry=registry, max_length=max_length)
+    if not quiet:
+        labels = ", ".join(result.labels)
+        click.echo(f"{len(result.labels)} labels ({labels}), at most {result.max_length} tokens a text", err=True)
+        if result.current != result.version:
+            click.echo(
+                f"published, not promoted: new jobs stay on {result.current}; to score a job with this one: "
+                f"producer submit --model-version {result.version}",
+                err=True,
+            )
+    click.echo(result.version)
+
+
 @cli.command("list")
 @registry_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON array.")

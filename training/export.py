@@ -1,8 +1,10 @@
-"""A fitted model as a plain transformers folder, and the golden sentences that go with it."""
+"""A classifier as a plain transformers folder, and what its manifest says of its making: golden sentences, packages."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 
 GOLDEN_ROWS = 16
 """Enough to meet short and long rows on a device, few enough to run before every start."""
+
+PACKAGES = ("scorequeue", "torch", "transformers", "tokenizers", "safetensors")
+"""What every version is written with."""
 
 LENGTH_SETTINGS = ("max_length", "pad_to_multiple_of", "stride", "truncation", "truncation_strategy", "padding")
 """Keys of tokenizer_config.json that repeat a padding or truncation which tokenizer.json no longer has."""
@@ -72,3 +77,22 @@ def score_golden(folder: Path, texts: Sequence[str]) -> tuple[GoldenSentence, ..
     """Score sentences one by one in float32 on the CPU, with the folder as others will load it."""
     predictor = Predictor(folder)
     return tuple(GoldenSentence(text=text, scores=tuple(predictor.score([text])[0].tolist())) for text in texts)
+
+
+def read_packages(*others: str) -> dict[str, str]:
+    """Versions of the packages that a version is written with, and of these others."""
+    return {name: importlib.metadata.version(name) for name in (*PACKAGES, *others)}
+
+
+def read_git_commit() -> str | None:
+    """The commit that this code runs from; None where it was installed from a wheel."""
+    source = Path(__file__).resolve().parent.parent
+    if not (source / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(source), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

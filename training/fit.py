@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import logging
-import subprocess
 import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,7 +22,7 @@ from scorequeue.registry import ManifestDraft, Registry
 from training import base_models, sources
 from training.config import FitConfig
 from training.data import SentenceData
-from training.export import choose_golden, score_golden, write_folder
+from training.export import choose_golden, read_git_commit, read_packages, score_golden, write_folder
 from training.model import SentenceClassifier
 from training.progress import EpochProgress, Speedometer
 from training.quiet import quiet_libraries
@@ -33,7 +31,6 @@ from training.sources import LabelledSentences
 log = logging.getLogger(__name__)
 
 LOG_EVERY_STEPS = 10
-PACKAGES = ("scorequeue", "torch", "pytorch-lightning", "transformers", "tokenizers", "safetensors", "torchmetrics")
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,20 +237,6 @@ def publish(
             tracking={"logger": config.logger, "run": run.name, "url": str(run)},
             metrics={name.removeprefix("val_"): value for name, value in metrics.items()},
             golden=score_golden(folder, choose_golden(dataset.dev.texts)),
-            packages={name: importlib.metadata.version(name) for name in PACKAGES},
+            packages=read_packages("pytorch-lightning", "torchmetrics"),
         )
         return Registry(config.registry).publish(folder, draft=draft)
-
-
-def read_git_commit() -> str | None:
-    """The commit that this code runs from; None where it was installed from a wheel."""
-    source = Path(__file__).resolve().parent.parent
-    if not (source / ".git").exists():
-        return None
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(source), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
