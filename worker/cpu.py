@@ -6,6 +6,14 @@ import os
 import re
 from pathlib import Path
 
+MOST_STREAMS = 8
+"""Batches that run at the same time, each on its share of the cores.
+
+With a core each they need not wait for each other between the hundred small steps of a pass: on two cores (MiniLM)
+2,840 rows/s against 2,490 with both cores on one batch in OpenVINO, 2,300 against 1,900 in torch. More streams than
+this would make a long row too slow on a machine of many cores.
+"""
+
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 CPU_INFO = Path("/proc/cpuinfo")
 NVIDIA_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))  # Linux; Windows' Linux
@@ -24,6 +32,11 @@ def usable_cpus() -> int:
     except (OSError, ValueError):
         return cpus
     return cpus if quota == "max" else max(1, min(cpus, -(-int(quota) // int(period))))
+
+
+def streams() -> int:
+    """Batches that should run at the same time on this machine's CPUs."""
+    return min(usable_cpus(), MOST_STREAMS)
 
 
 def has_native_bfloat16() -> bool:

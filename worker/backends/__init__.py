@@ -1,8 +1,8 @@
 """What the scorer needs of a device: padded token ids in, probabilities out.
 
-Two steps, so that a device that works by itself (a GPU) is given its next batch before the last one is done::
+Two steps, so that a device that works by itself is given its next batch before the last one is done::
 
-    running = backend.begin(batch)      queued or, on a CPU, already done
+    running = backend.begin(batch)      queued, runs by itself
     scores = running.scores()           waits, float32 (rows, labels)
 """
 

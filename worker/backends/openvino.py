@@ -12,19 +12,11 @@ from scorequeue.errors import UsageError, VerificationError
 from worker.backends import DeviceFullError, PaddedBatch, Running, Scores
 from worker.backends.convert import MODEL_FILE, converted
 from worker.backends.quiet_openvino import openvino
-from worker.cpu import has_native_bfloat16, usable_cpus
+from worker.cpu import has_native_bfloat16, streams, usable_cpus
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 TOKEN_BUDGET = 512
 """Padded tokens per batch until a sweep says better."""
-
-MOST_STREAMS = 8
-"""Batches that run at the same time, each on its share of the cores.
-
-With a core each they need not wait for each other between the hundred small steps of a pass: on two cores 2,840 rows/s
-against 2,490 with both cores on one batch (MiniLM, 1,024 tokens), for 2.9 ms a lone sentence instead of 2.1. More
-streams than this would make a long row too slow on a machine of many cores.
-"""
 
 
 class OpenVinoBackend:
@@ -50,12 +42,11 @@ class OpenVinoBackend:
         if dtype not in PRECISIONS:
             raise UsageError(f"openvino on a CPU takes dtype auto, float32 or bfloat16, got {dtype!r}")
         self._threads = usable_cpus()
-        streams = min(self._threads, MOST_STREAMS)
-        self.depth = streams + 1  # one more is ready when one of them ends
+        self.depth = streams() + 1  # one more is ready when one of them ends
         model = converted(folder, cache_dir) / MODEL_FILE
         settings = {
             "INFERENCE_PRECISION_HINT": PRECISIONS[dtype],
-            "NUM_STREAMS": str(streams),
+            "NUM_STREAMS": str(streams()),
             "INFERENCE_NUM_THREADS": str(self._threads),
         }
         try:

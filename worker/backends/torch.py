@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import torch
 from scorequeue.errors import UsageError
 from worker.backends import DeviceFullError, PaddedBatch, Running, Scores
 from worker.backends.checkpoint import load_classifier
-from worker.cpu import has_native_bfloat16, usable_cpus
+from worker.cpu import has_native_bfloat16, streams, usable_cpus
 
 CPU_TOKEN_BUDGETS = {torch.float32: 1_024, torch.bfloat16: 2_048, torch.float16: 2_048}
 """Padded tokens per batch on a CPU: MiniLM on CoLA is fastest there, and within 3 % from half to twice as many."""
@@ -56,33 +57,40 @@ class TorchBackend:
         if chosen is None:
             raise UsageError(f"dtype should be auto or one of {', '.join(DTYPES)}, got {dtype!r}")
         self._is_cuda = self._device.type == "cuda"
-        if not self._is_cuda:
-            torch.set_num_threads(usable_cpus())
         self._model = load_classifier(folder, dtype=chosen).to(self._device).eval()
         self.dtype = str(chosen).removeprefix("torch.")
         self.label_count = int(self._model.config.num_labels)
-        self.depth = CUDA_DEPTH if self._is_cuda else 1
+        self.depth = CUDA_DEPTH if self._is_cuda else streams() + 1  # one more is ready when one of them ends
         self.token_budget = CUDA_TOKEN_BUDGET if self._is_cuda else CPU_TOKEN_BUDGETS[chosen]
         self._free: list[_HostBuffer] = []
+        # How many threads a pass takes is a property of the thread that runs it.
+        self._streams = ThreadPoolExecutor(
+            streams(), "torch", initializer=torch.set_num_threads, initargs=(max(1, usable_cpus() // streams()),)
+        )
 
     @property
     def device(self) -> str:
         """What the model runs on, in words."""
         if self._is_cuda:
             return f"{self._device} ({torch.cuda.get_device_name(self._device)})"
-        return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"
+        return f"cpu ({platform.machine()}, {usable_cpus()} threads)"
 
     def begin(self, batch: PaddedBatch) -> Running:
-        """Run a batch on a CPU, or queue it on a GPU's stream and return while it runs.
+        """Queue a batch on a GPU's stream, or for the next free core, and return while it runs.
 
         Raises:
-            DeviceFullError: The device has no memory for it.
+            DeviceFullError: The GPU has no memory for it.
         """
+        if not self._is_cuda:
+            return _OnCpu(self._streams.submit(self._run_on_cpu, batch))
         with _memory_errors(), torch.inference_mode():
-            if self._is_cuda:
-                return self._begin_on_cuda(batch)
+            return self._begin_on_cuda(batch)
+
+    def _run_on_cpu(self, batch: PaddedBatch) -> Scores:
+        with _memory_errors(), torch.inference_mode():
             mask = None if batch.is_full else torch.from_numpy(batch.attention_mask.astype(np.int64))
-            return _Done(self._forward(torch.from_numpy(batch.input_ids), mask).numpy())
+            scores: Scores = self._forward(torch.from_numpy(batch.input_ids), mask).numpy()
+        return scores
 
     def _begin_on_cuda(self, batch: PaddedBatch) -> Running:
         # Not a ring: what runs while a guilty row is looked for comes beside the batches in flight.
@@ -106,14 +114,14 @@ class TorchBackend:
         return torch.softmax(logits.float(), dim=-1)  # (rows, labels)
 
 
-class _Done:
-    """A batch that was scored at once."""
+class _OnCpu:
+    """A batch in a thread of its own."""
 
-    def __init__(self, scores: Scores) -> None:
-        self._scores = scores
+    def __init__(self, future: Future[Scores]) -> None:
+        self._future = future
 
     def scores(self) -> Scores:
-        return self._scores
+        return self._future.result()
 
 
 class _OnCuda:
