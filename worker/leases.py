@@ -18,13 +18,14 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from scorequeue.errors import ProtocolTooNewError, RedisRefusedError, RedisUnavailableError
 from scorequeue.jobs import Lane
 from scorequeue.ledger import Ledger
 from scorequeue.logs import fields
 from scorequeue.records import Commit, Lease
+from worker.finished import Finished, tell_unwanted
 
 COMMITS_AT_ONCE = 64
 """Most chunks in one round trip: about a megabyte of results at 256 rows a chunk."""
@@ -38,20 +39,6 @@ RELEASE_S = 1.0
 _RETRY_S = 0.25
 
 log = logging.getLogger(__name__)
-
-
-class Finished(NamedTuple):
-    """A scored chunk; both functions encode results, in the committer's thread.
-
-    Attributes:
-        lease: The right to commit it.
-        commit: Makes its results.
-        fail: Makes results in which all its rows have failed, for when the first ones cannot be made or are refused.
-    """
-
-    lease: Lease
-    commit: Callable[[], Commit]
-    fail: Callable[[], Commit]
 
 
 class LeaseKeeper:
@@ -273,7 +260,7 @@ class LeaseKeeper:
                 batch = [self._finished[i] for i in range(min(COMMITS_AT_ONCE, len(self._finished)))]
             if not batch:
                 return
-            outcomes = self._commit([_made(finished) for finished in batch])
+            outcomes = self._commit([finished.made() for finished in batch])
             if outcomes is None:
                 return
             refused = [at for at, outcome in enumerate(outcomes) if outcome.startswith("refused")]
@@ -291,7 +278,7 @@ class LeaseKeeper:
                     self._held.discard(finished.lease)
                 self._moved_at = time.monotonic()
                 self._changed.notify_all()
-            _tell_unwanted(batch, outcomes)
+            tell_unwanted(batch, outcomes)
 
     def _commit(self, commits: list[Commit]) -> list[str] | None:
         """Commit until Redis answers; None when the worker is stopped first, which then gives the leases back."""
@@ -318,28 +305,6 @@ class LeaseKeeper:
             else:
                 facts = fields("redis_away", error=str(error))
                 log.warning("Redis is away; scores are kept until it answers", extra=facts)
-
-
-def _made(finished: Finished) -> Commit:
-    """Make a chunk's results; rows whose results cannot be made fail, instead of ending worker after worker."""
-    try:
-        return finished.commit()
-    except Exception:
-        facts = fields("results_failed", job_id=finished.lease.job_id, chunk=finished.lease.chunk)
-        log.exception("results could not be put together; the chunk's rows fail", extra=facts)
-        return finished.fail()
-
-
-def _tell_unwanted(batch: list[Finished], outcomes: list[str]) -> None:
-    """Log what nobody wanted, a line for each job: a cancelled one may have hundreds of chunks on their way."""
-    unwanted = Counter(
-        (finished.lease.job_id, outcome)
-        for finished, outcome in zip(batch, outcomes, strict=True)
-        if outcome not in ("done", "already")
-    )
-    for (job_id, outcome), chunks in unwanted.items():
-        level = logging.INFO if outcome == "closed" else logging.WARNING
-        log.log(level, "scores were refused", extra=fields("scores_refused", job_id=job_id, chunks=chunks, why=outcome))
 
 
 def _left_s(give_up_at: float) -> float:

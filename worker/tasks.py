@@ -23,7 +23,8 @@ from scorequeue.ledger import Ledger, new_token
 from scorequeue.logs import fields
 from scorequeue.records import LaneRoom, LeasedChunk
 from worker.broker import Bells
-from worker.leases import Finished, LeaseKeeper
+from worker.finished import Finished
+from worker.leases import LeaseKeeper
 from worker.models import ModelShelf
 from worker.results import commit_of, failed_commit, good_rows
 from worker.scorer import ChunkScores, ChunkWork, Scorer

@@ -22,7 +22,8 @@ from scorequeue.settings import Settings
 from tests.integration.scoring import VERSION, score_chunk
 from tests.processes import until
 from tests.servers import RedisServer
-from worker.leases import Finished, LeaseKeeper
+from worker.finished import Finished
+from worker.leases import LeaseKeeper
 
 WORKER = "w1"
 WAIT_S = 20.0
