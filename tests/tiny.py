@@ -45,8 +45,8 @@ def make_tiny_base(folder: Path, *, seed: int = 0, labels: int = 2, architecture
     from transformers import AutoModelForSequenceClassification
 
     folder.mkdir(parents=True, exist_ok=True)
-    # RoBERTa counts positions from behind its pad id, and its pad id is not 0.
-    tokenizer = _make_tokenizer(pad_first=architecture != "roberta")
+    # RoBERTa counts positions from behind its pad id, which is 1. ModernBERT's is beyond all positions.
+    tokenizer = _make_tokenizer(pad_id={"roberta": 1, "modernbert": -1}.get(architecture, 0))
     config = _make_config(architecture, vocab_size=len(tokenizer), labels=labels, pad_id=tokenizer.pad_token_id)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -121,12 +121,12 @@ def _make_config(architecture: str, *, vocab_size: int, labels: int, pad_id: int
             # Every third layer sees all tokens, the others a window of eight, rows shorter and longer than it.
             return ModernBertConfig(
                 **shared, **{**sizes, "num_hidden_layers": 4}, max_position_embeddings=128, local_attention=8,
-                bos_token_id=2, cls_token_id=2, eos_token_id=3, sep_token_id=3,
+                bos_token_id=1, cls_token_id=1, eos_token_id=2, sep_token_id=2,
             )  # fmt: skip
     raise ValueError(f"architecture should be one of {ARCHITECTURES}, got {architecture!r}")
 
 
-def _make_tokenizer(*, pad_first: bool = True) -> Any:
+def _make_tokenizer(*, pad_id: int = 0) -> Any:
     from tokenizers import Tokenizer
     from tokenizers.models import WordPiece
     from tokenizers.normalizers import BertNormalizer
@@ -135,10 +135,11 @@ def _make_tokenizer(*, pad_first: bool = True) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     letters = string.ascii_lowercase + string.digits
-    special = SPECIAL_TOKENS if pad_first else (SPECIAL_TOKENS[1], SPECIAL_TOKENS[0], *SPECIAL_TOKENS[2:])
+    pad, *special = SPECIAL_TOKENS
     pieces = [*special, *letters, *string.punctuation, *(f"##{piece}" for piece in (*letters, *WORD_ENDINGS))]
-    pieces += COMMON_WORDS.split()
-    vocab = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
+    pieces = list(dict.fromkeys([*pieces, *COMMON_WORDS.split()]))
+    pieces.insert(pad_id if pad_id >= 0 else len(pieces), pad)
+    vocab = {piece: index for index, piece in enumerate(pieces)}
     tokenizer = Tokenizer(WordPiece(vocab, unk_token="[UNK]"))
     tokenizer.normalizer = BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = BertPreTokenizer()

@@ -65,7 +65,7 @@ def choose_backend(*, backend: str = "auto", device: str = "auto", dtype: str = 
     return Choice("openvino", "no CUDA device, and openvino is the faster one on a CPU")
 
 
-def open_backend(folder: Path, *, backend: str, device: str, dtype: str, cache_dir: Path) -> Backend:
+def open_backend(folder: Path, *, backend: str, device: str, dtype: str, cache_dir: Path, max_length: int) -> Backend:
     """Load a checkpoint folder with the backend that suits.
 
     Args:
@@ -74,6 +74,7 @@ def open_backend(folder: Path, *, backend: str, device: str, dtype: str, cache_d
         device: See ``choose_backend``.
         dtype: See ``choose_backend``.
         cache_dir: Where openvino keeps converted models.
+        max_length: Most tokens that the model reads.
 
     Raises:
         UsageError: No such backend, device or dtype.
@@ -86,7 +87,7 @@ def open_backend(folder: Path, *, backend: str, device: str, dtype: str, cache_d
         from worker.backends.openvino import OpenVinoBackend
 
         try:
-            return _opened(choice, OpenVinoBackend(folder, dtype=dtype, cache_dir=cache_dir))
+            return _opened(choice, OpenVinoBackend(folder, dtype=dtype, cache_dir=cache_dir, max_length=max_length))
         except ConversionError as error:
             if backend == "openvino":
                 raise

@@ -156,7 +156,14 @@ def load_model(
     model = LoadedModel(
         version=version,
         labels=manifest.labels,
-        backend=open_backend(registry.path(version), backend=backend, device=device, dtype=dtype, cache_dir=cache_dir),
+        backend=open_backend(
+            registry.path(version),
+            backend=backend,
+            device=device,
+            dtype=dtype,
+            cache_dir=cache_dir,
+            max_length=manifest.max_length,
+        ),
         tokenizer=FolderTokenizer(registry.path(version), max_length=manifest.max_length),
         golden=manifest.golden,
     )

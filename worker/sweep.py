@@ -140,7 +140,7 @@ def find_budget(backend: Backend, folder: Path, *, cache_dir: Path) -> int:
 
 
 def keep(points: list[Point], *, key: str, cache_dir: Path) -> int:
-    """Keep what was measured; returns the budget that is chosen. The backend's own stands where nothing fits."""
+    """Keep what was measured; returns the budget that is chosen. Where not even the smallest fits, it is that one."""
     if not points:
         return SMALLEST_BUDGET
     budget = choose(points)

@@ -27,7 +27,8 @@ from tests.benchmarks.endurance import measure_memory, measure_promotions
 from tests.benchmarks.latency import measure_latency
 from tests.benchmarks.queue_alone import measure_queue
 from tests.benchmarks.startup import help_seconds
-from tests.benchmarks.throughput import BACKENDS, Arena, Figures, made, score_all, sentences
+from tests.benchmarks.throughput import BACKENDS, Arena, Figures, made, sentences
+from worker.bench import score_all
 from worker.loading import load_model
 
 PARTS = ("bulk", "latency", "scores", "endurance", "queue")
@@ -125,7 +126,7 @@ def compare_scores(arena: Arena) -> dict[str, float]:
     exact = None
     for backend, dtype in (("torch", "float32"), ("openvino", "float32"), *((name, "bfloat16") for name in BACKENDS)):
         model = load_model(registry, version, backend=backend, dtype=dtype, cache_dir=arena.cache)
-        scores = score_all(model, texts, arena.budgets[backend])
+        scores = score_all(model, texts, budget=arena.budgets[backend])[0]
         exact = scores if exact is None else exact
         flips = int((scores.argmax(1) != exact.argmax(1)).sum())
         found[f"{backend} {dtype}: other labels, %"] = 100 * flips / len(texts)

@@ -5,13 +5,10 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from producer import Client
 from scorequeue.jobs import Lane
@@ -20,11 +17,10 @@ from scorequeue.settings import Settings
 from tests.benchmarks import plain_celery
 from tests.processes import WorkerProcess
 from tests.servers import RedisServer
-from worker.backends import Running, Scores, pad_rows
-from worker.batching import plan_batches
+from worker.bench import score_all
 from worker.cpu import usable_cpus
 from worker.loading import LoadedModel, load_model
-from worker.scorer import MAX_ROWS, Scorer
+from worker.scorer import Scorer
 from worker.sweep import find_budget
 from worker.windows import ChunkScores, ChunkWork
 
@@ -96,7 +92,9 @@ class Arena:
         padding, busy = {}, {}
         for backend, model in self.models.items():
             budget = self.budgets[backend]
-            rates[f"{backend}: bare backend loop"] = self._rate(lambda m=model, b=budget: score_all(m, self.texts, b))
+            rates[f"{backend}: bare backend loop"] = self._rate(
+                lambda m=model, b=budget: score_all(m, self.texts, budget=b)
+            )
             rates[f"{backend}: in-process scorer"] = self._rate(lambda m=model, b=budget: score_apart(m, self.texts, b))
             queue = self._through_the_queue(backend)
             rates[f"{backend}: through the queue"], padding[backend], busy[backend] = queue
@@ -127,24 +125,6 @@ class Arena:
 
     def _rate(self, action: Callable[[], object]) -> float:
         return len(self.texts) / _seconds(action)
-
-
-def score_all(model: LoadedModel, texts: list[str], budget: int) -> Scores:
-    """What the device can do at best: everything tokenised, sorted and run, with no queue and no other thread."""
-    rows = model.encode(texts)
-    scores = np.empty((rows.rows, len(model.labels)), np.float32)
-    flights: deque[tuple[Any, Running]] = deque()
-    for batch in plan_batches(rows.lengths, token_budget=budget, max_rows=MAX_ROWS):
-        padded = pad_rows(
-            rows.token_ids, rows.starts[batch.rows], rows.lengths[batch.rows], pad_id=model.tokenizer.pad_id
-        )
-        flights.append((batch.rows, model.backend.begin(padded)))
-        if len(flights) >= model.backend.depth:
-            at, running = flights.popleft()
-            scores[at] = running.scores()
-    for at, running in flights:
-        scores[at] = running.scores()
-    return scores
 
 
 def score_apart(model: LoadedModel, texts: list[str], budget: int) -> None:

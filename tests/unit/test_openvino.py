@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from scorequeue.errors import MissingExtraError, UsageError, VerificationError
 from tests.tiny import ARCHITECTURES, make_tiny_base
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cache(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Path:
     """A cache that holds the tiny model."""
     path = tmp_path_factory.mktemp("cache")
-    convert.converted(folder, path)
+    convert.converted(folder, path, max_length=128)
     return path
 
 
@@ -56,7 +56,7 @@ def reference(folder: Path, padded: PaddedBatch) -> Scores:
 
 
 def no_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(folder: Path, target: Path) -> None:
+    def refuse(folder: Path, target: Path, max_length: int) -> None:
         raise AssertionError("converted again")
 
     monkeypatch.setattr(convert, "_convert_apart", refuse)
@@ -65,8 +65,8 @@ def no_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_backends_agree_with_transformers_on_every_architecture(tmp_path: Path, architecture: str) -> None:
     folder = make_tiny_base(tmp_path / "model", labels=3, architecture=architecture)
-    pad_id = 1 if architecture == "roberta" else 0
-    exact = OpenVinoBackend(folder, dtype="float32", cache_dir=tmp_path / "cache")
+    pad_id = int(AutoConfig.from_pretrained(folder).pad_token_id)
+    exact = OpenVinoBackend(folder, dtype="float32", cache_dir=tmp_path / "cache", max_length=128)
     torch_backend = TorchBackend(folder, device="cpu", dtype="float32")
 
     for rows, width in SHAPES:
@@ -78,7 +78,7 @@ def test_backends_agree_with_transformers_on_every_architecture(tmp_path: Path, 
 
 
 def test_batches_in_flight_do_not_mix(folder: Path, cache: Path) -> None:
-    backend = OpenVinoBackend(folder, dtype="float32", cache_dir=cache)
+    backend = OpenVinoBackend(folder, dtype="float32", cache_dir=cache, max_length=128)
     batches = [batch(rows, width, seed=rows) for rows, width in SHAPES]
 
     for first, second in itertools.pairwise(batches):
@@ -89,7 +89,7 @@ def test_batches_in_flight_do_not_mix(folder: Path, cache: Path) -> None:
 
 def test_batches_beside_those_in_flight_disturb_none(folder: Path, cache: Path) -> None:
     """Looking for a guilty row runs any number of batches while others are still in flight."""
-    backend = OpenVinoBackend(folder, dtype="float32", cache_dir=cache)
+    backend = OpenVinoBackend(folder, dtype="float32", cache_dir=cache, max_length=128)
     waiting = [batch(9, 30, seed=seed) for seed in range(backend.depth)]
     running = [backend.begin(padded) for padded in waiting]
 
@@ -103,7 +103,7 @@ def test_batches_beside_those_in_flight_disturb_none(folder: Path, cache: Path) 
 
 def test_scores_stay_when_later_batches_run(folder: Path, cache: Path) -> None:
     """The scores are a copy: a request's own memory is used again."""
-    backend = OpenVinoBackend(folder, dtype="float32", cache_dir=cache)
+    backend = OpenVinoBackend(folder, dtype="float32", cache_dir=cache, max_length=128)
     scores = backend.begin(batch(4, 9)).scores()
     kept = scores.copy()
 
@@ -116,14 +116,14 @@ def test_scores_stay_when_later_batches_run(folder: Path, cache: Path) -> None:
 def test_a_model_is_converted_once(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     no_conversion(monkeypatch)
 
-    assert OpenVinoBackend(folder, dtype="float32", cache_dir=cache).label_count == 3
+    assert OpenVinoBackend(folder, dtype="float32", cache_dir=cache, max_length=128).label_count == 3
 
 
 def test_a_process_that_finds_the_model_converted_loads_no_torch(folder: Path, cache: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from worker.choosing import open_backend\n"
         f"b = open_backend(Path({str(folder)!r}), backend='openvino', device='cpu', dtype='float32',"
-        f" cache_dir=Path({str(cache)!r}))\n"
+        f" cache_dir=Path({str(cache)!r}), max_length=128)\n"
         "print(b.name, [name for name in ('torch', 'transformers', 'openvino_telemetry') if sys.modules.get(name)])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -140,13 +140,13 @@ def test_other_weights_are_another_model(folder: Path, cache: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("name", ["model.bin", "model.xml", "sha256"])
 def test_a_damaged_model_is_converted_again(folder: Path, tmp_path: Path, name: str) -> None:
-    kept = convert.converted(folder, tmp_path)
+    kept = convert.converted(folder, tmp_path, max_length=128)
     whole = (kept / "model.bin").read_bytes()
     damaged = bytearray((kept / name).read_bytes())
     damaged[len(damaged) // 2] ^= 1
     (kept / name).write_bytes(damaged)
 
-    again = convert.converted(folder, tmp_path)
+    again = convert.converted(folder, tmp_path, max_length=128)
 
     assert again == kept
     assert (again / "model.bin").read_bytes() == whole
@@ -156,7 +156,7 @@ def test_a_damaged_model_is_converted_again(folder: Path, tmp_path: Path, name: 
 def test_a_cache_that_cannot_be_written_costs_a_conversion_only(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file, not a folder")
 
-    backend = OpenVinoBackend(folder, dtype="float32", cache_dir=tmp_path / "cache")
+    backend = OpenVinoBackend(folder, dtype="float32", cache_dir=tmp_path / "cache", max_length=128)
 
     np.testing.assert_allclose(backend.begin(batch(3, 4)).scores(), reference(folder, batch(3, 4)), atol=1e-5)
 
@@ -168,7 +168,7 @@ def test_models_of_old_versions_leave_the_disk(folder: Path, cache: Path, monkey
         os.utime(old, (time.time() - 1000 - age,) * 2)
     (cache / "openvino" / convert.fingerprint(folder)).rename(cache / "openvino" / "f")
 
-    newest = convert.converted(folder, cache)
+    newest = convert.converted(folder, cache, max_length=128)
 
     left = sorted(path.name for path in (cache / "openvino").iterdir())
     assert newest.name in left
@@ -180,14 +180,14 @@ def test_a_folder_without_classifier_weights_is_refused(folder: Path, tmp_path: 
     model.bert.save_pretrained(tmp_path / "base")
 
     with pytest.raises(VerificationError, match="lacks weights of the classifier"):
-        OpenVinoBackend(tmp_path / "base", cache_dir=tmp_path / "cache")
+        OpenVinoBackend(tmp_path / "base", cache_dir=tmp_path / "cache", max_length=128)
     assert not list((tmp_path / "cache" / "openvino").iterdir())
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
 def test_a_dtype_that_openvino_does_not_compute_in_is_the_callers_fault(folder: Path, cache: Path, dtype: str) -> None:
     with pytest.raises(UsageError, match="float32 or bfloat16"):
-        OpenVinoBackend(folder, dtype=dtype, cache_dir=cache)
+        OpenVinoBackend(folder, dtype=dtype, cache_dir=cache, max_length=128)
 
 
 @pytest.mark.parametrize(
@@ -241,16 +241,16 @@ def test_openvino_on_a_gpu_is_refused() -> None:
 def test_an_architecture_that_openvino_does_not_know_runs_in_torch_unless_openvino_was_asked_for(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(folder: Path, target: Path) -> None:
+    def fail(folder: Path, target: Path, max_length: int) -> None:
         raise convert.ConversionError("no such operation")
 
     monkeypatch.setattr(choosing, "has_nvidia_driver", lambda: False)
     monkeypatch.setattr(convert, "_convert_apart", fail)
 
-    auto = open_backend(folder, backend="auto", device="auto", dtype="float32", cache_dir=tmp_path)
+    auto = open_backend(folder, backend="auto", device="auto", dtype="float32", cache_dir=tmp_path, max_length=128)
     assert auto.name == "torch"
     with pytest.raises(VerificationError, match="no such operation"):
-        open_backend(folder, backend="openvino", device="auto", dtype="float32", cache_dir=tmp_path)
+        open_backend(folder, backend="openvino", device="auto", dtype="float32", cache_dir=tmp_path, max_length=128)
 
 
 def test_the_converter_says_why_it_failed(tmp_path: Path) -> None:
@@ -259,4 +259,4 @@ def test_the_converter_says_why_it_failed(tmp_path: Path) -> None:
     (tmp_path / "model" / "model.safetensors").write_bytes(b"")
 
     with pytest.raises(VerificationError, match="does not load in transformers"):
-        convert.converted(tmp_path / "model", tmp_path / "cache")
+        convert.converted(tmp_path / "model", tmp_path / "cache", max_length=128)

@@ -3,7 +3,7 @@
 Converting happens in a process of its own: it needs torch and transformers, which the worker then never loads, it
 would hold the GIL for a second while the worker scores, and a checkpoint that crashes it takes nothing along::
 
-    python -m worker.backends.convert FOLDER TARGET
+    python -m worker.backends.convert FOLDER TARGET MAX_LENGTH
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ConversionError(VerificationError):
     """OpenVINO cannot convert this architecture, or computes other scores with it."""
 
 
-def converted(folder: Path, cache_dir: Path) -> Path:
+def converted(folder: Path, cache_dir: Path, *, max_length: int) -> Path:
     """Return the converted model of a checkpoint folder, made now if there is none yet.
 
     Safe beside other processes: a model is written aside and renamed. A cache that cannot be written costs the next
@@ -55,6 +55,7 @@ def converted(folder: Path, cache_dir: Path) -> Path:
     Args:
         folder: A transformers folder with safetensors weights.
         cache_dir: Where converted models are kept; made if need be.
+        max_length: Most tokens that the model reads: no longer row is tried.
 
     Returns:
         A folder with model.xml and model.bin, float32.
@@ -75,10 +76,10 @@ def converted(folder: Path, cache_dir: Path) -> Path:
     except OSError as error:
         log.warning("converted models cannot be kept", extra=fields("cache_unwritable", error=str(error)))
         made = Path(tempfile.mkdtemp(prefix="scorequeue-openvino-"))
-        _convert_apart(folder, made)
+        _convert_apart(folder, made, max_length)
         return made
     try:
-        _convert_apart(folder, made)
+        _convert_apart(folder, made, max_length)
         (made / "sha256").write_text(_digest(made))
         shutil.rmtree(kept, ignore_errors=True)  # damaged, or it would have been taken
         with suppress(OSError):  # another process was faster, and its model is as good
@@ -124,8 +125,9 @@ def _forget_old(home: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _convert_apart(folder: Path, target: Path) -> None:
-    command = [sys.executable, "-m", "worker.backends.convert", str(folder.absolute()), str(target.absolute())]
+def _convert_apart(folder: Path, target: Path, max_length: int) -> None:
+    arguments = [str(folder.absolute()), str(target.absolute()), str(max_length)]
+    command = [sys.executable, "-m", "worker.backends.convert", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if done.returncode == ExitCode.NO_SUCH_VERSION:
         raise VerificationError(done.stderr.strip().splitlines()[-1])
@@ -134,7 +136,7 @@ def _convert_apart(folder: Path, target: Path) -> None:
         raise ConversionError(f"{folder} cannot be converted for OpenVINO: {said[-1]}")
 
 
-def main(folder: Path, target: Path) -> int:
+def main(folder: Path, target: Path, max_length: int) -> int:
     """Convert, in a process of its own; returns its exit status."""
     os.nice(NICENESS)
     import torch
@@ -166,10 +168,9 @@ def main(folder: Path, target: Path) -> int:
         print(error, file=sys.stderr)
         return ExitCode.NO_SUCH_VERSION
     pad_id = int(model.config.pad_token_id or 0)
-    positions = getattr(model.config, "max_position_embeddings", None) or CHECKED_TOKENS
     with torch.no_grad():
         graph = openvino.convert_model(Classifier(model), example_input=example(8))
-        checked = example(min(CHECKED_TOKENS, positions - pad_id - 1))
+        checked = example(min(CHECKED_TOKENS, max_length))
         wanted = Classifier(model)(**checked).numpy()
     compiled = openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     scores = compiled({name: tensor.numpy() for name, tensor in checked.items()})[0]
@@ -182,4 +183,4 @@ def main(folder: Path, target: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])))

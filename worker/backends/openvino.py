@@ -26,6 +26,7 @@ class OpenVinoBackend:
         folder: A transformers folder with safetensors weights.
         dtype: ``float32``, ``bfloat16``, or ``auto``: bfloat16 where the CPU computes in it natively.
         cache_dir: Where converted models are kept.
+        max_length: Most tokens that the model reads.
 
     Raises:
         UsageError: There is no such dtype here.
@@ -36,14 +37,14 @@ class OpenVinoBackend:
     name = "openvino"
     token_budget = TOKEN_BUDGET
 
-    def __init__(self, folder: Path, *, dtype: str = "auto", cache_dir: Path) -> None:
+    def __init__(self, folder: Path, *, dtype: str = "auto", cache_dir: Path, max_length: int) -> None:
         if dtype == "auto":
             dtype = "bfloat16" if has_native_bfloat16() else "float32"
         if dtype not in PRECISIONS:
             raise UsageError(f"openvino on a CPU takes dtype auto, float32 or bfloat16, got {dtype!r}")
         self._threads = usable_cpus()
         self.depth = streams() + 1  # one more is ready when one of them ends
-        model = converted(folder, cache_dir) / MODEL_FILE
+        model = converted(folder, cache_dir, max_length=max_length) / MODEL_FILE
         settings = {
             "INFERENCE_PRECISION_HINT": PRECISIONS[dtype],
             "NUM_STREAMS": str(streams()),
@@ -52,7 +53,7 @@ class OpenVinoBackend:
         try:
             self._compiled = openvino.Core().compile_model(str(model), "CPU", settings)
         except RuntimeError as error:
-            raise VerificationError(f"{model} does not compile in OpenVINO: {_first_line(error)}") from error
+            raise VerificationError(f"{model} does not compile in OpenVINO: {_last_line(error)}") from error
         if self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() != PRECISIONS[dtype]:
             raise UsageError(f"this CPU does not compute in {dtype}; leave --dtype out, or name float32")
         self.dtype = dtype
@@ -100,9 +101,9 @@ class _InFlight:
 
 def _told_apart(error: RuntimeError) -> Exception:
     is_memory = "alloc" in str(error).lower() or "memory" in str(error).lower()
-    return DeviceFullError(_first_line(error)) if is_memory else error
+    return DeviceFullError(_last_line(error)) if is_memory else error
 
 
-def _first_line(error: Exception) -> str:
+def _last_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -24,7 +24,7 @@ from worker.backends.checkpoint import load_classifier
 from worker.cpu import has_native_bfloat16, streams, usable_cpus
 
 CPU_TOKEN_BUDGETS = {torch.float32: 1_024, torch.bfloat16: 2_048, torch.float16: 2_048}
-"""Padded tokens per batch on a CPU: MiniLM on CoLA is fastest there, and within 3 % from half to twice as many."""
+"""Padded tokens per batch on a CPU: for warming up, until the sweep says better."""
 
 CUDA_TOKEN_BUDGET = 16_384
 """Padded tokens per batch on a GPU: a start, until a sweep on the device says better."""
