@@ -69,6 +69,13 @@ class Inquiries:
         limited._scripts = self._scripts.until(give_up_at)
         return limited
 
+    def patient(self, patience_s: float) -> Self:
+        """Return the same ledger, whose verbs are repeated for so long while Redis cannot be reached."""
+        patient = copy(self)
+        patient._scripts = copy(self._scripts)
+        patient._scripts.patience_s = patience_s
+        return patient
+
     def status(self, job_id: str) -> JobStatus:
         """Say where a job is, once what has run out is taken back: it may end as ``expired`` by being asked for.
 

@@ -74,9 +74,7 @@ def ways_to_run(settings: WorkerSettings) -> list[tuple[str, str]]:
     Args:
         settings: What is named there instead of ``auto`` is the only choice beside the reference.
     """
-    from worker.choosing import choose_backend
-
-    is_on_gpu = choose_backend(device=settings.device).backend == "torch" and settings.device != "cpu" and _has_gpu()
+    is_on_gpu = settings.device != "cpu" and _has_gpu()
     dtypes = ["float32", *(["bfloat16"] if is_on_gpu or has_native_bfloat16() else []), *(["float16"] * is_on_gpu)]
     ways = [("torch", dtype) for dtype in dtypes]
     if not is_on_gpu:

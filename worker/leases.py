@@ -20,7 +20,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from scorequeue.errors import ProtocolTooNewError, RedisRefusedError, RedisUnavailableError
+from scorequeue.errors import ProtocolTooNewError, RedisUnavailableError
 from scorequeue.jobs import Lane
 from scorequeue.ledger import Ledger
 from scorequeue.logs import fields
@@ -149,7 +149,7 @@ class LeaseKeeper:
         with self._lock:
             self._held.difference_update(given_back)
         try:
-            self._insist(lambda ledger: ledger.release(given_back), time.monotonic() + timeout_s)
+            self._ledger.patient(timeout_s).release(given_back)
         except RedisUnavailableError as exc:
             facts = fields("release_unsent", leases=len(given_back), error=str(exc))
             log.warning("Redis is away; leases run out by themselves", extra=facts)
@@ -186,24 +186,6 @@ class LeaseKeeper:
         with contextlib.suppress(RedisUnavailableError):
             self._ledger.until(give_up_at).void(unanswered)
             self._ledger.depart(self._worker_id, self._lanes)
-
-    def _insist(self, verb: Callable[[Ledger], object], give_up_at: float) -> None:
-        """Repeat a verb that may run twice until Redis answers.
-
-        Raises:
-            RedisUnavailableError: It did not until then, by the monotonic clock; or it refused, which waiting does not
-                cure.
-        """
-        while True:
-            try:
-                verb(self._ledger.until(give_up_at))
-                return
-            except (RedisRefusedError, ProtocolTooNewError):
-                raise
-            except RedisUnavailableError:
-                if _left_s(give_up_at) < _RETRY_S:
-                    raise
-                time.sleep(_RETRY_S)
 
     def _guard(self, loop: Callable[[], None]) -> None:
         try:
