@@ -7,85 +7,77 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import click
 
 from scorequeue import __version__
 from scorequeue.errors import ExitCode, ScorequeueError
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 _told_to_leave = threading.Event()
 
 
-def _shared(command: Any) -> Any:
-    """Add the options that every command takes."""
-    for option in reversed(
-        [
-            click.option("--redis-url", envvar="SCOREQUEUE_REDIS_URL", show_envvar=True, metavar="URL", help="Redis."),
-            click.option(
-                "--namespace", envvar="SCOREQUEUE_NAMESPACE", show_envvar=True, help="Prefix of every key in Redis."
-            ),
-            click.option(
-                "--log-level",
-                envvar="SCOREQUEUE_LOG_LEVEL",
-                show_envvar=True,
-                type=click.Choice(["debug", "info", "warning", "error"]),
-            ),
-            click.option(
-                "--log-format",
-                envvar="SCOREQUEUE_LOG_FORMAT",
-                show_envvar=True,
-                type=click.Choice(["text", "json"]),
-            ),
-            click.option("--quiet", is_flag=True, help="Log warnings and errors only."),
-        ]
-    ):
-        command = option(command)
-    return command
+def _setting(flag: str, *names: str, **attributes: Any) -> Callable[[F], F]:
+    """An option that is a setting too: its variable is named as the setting is."""
+    name = names[0] if names else flag.removeprefix("--").replace("-", "_")
+    return click.option(flag, *names, envvar=f"SCOREQUEUE_{name.upper()}", show_envvar=True, **attributes)
 
 
-def _model_options(command: Any) -> Any:
-    """Add the options that say what is run on which device."""
-    for option in reversed(
-        [
-            click.option(
-                "--registry", envvar="SCOREQUEUE_REGISTRY", show_envvar=True, help="Folder of checkpoint versions."
-            ),
-            click.option("--device", envvar="SCOREQUEUE_DEVICE", show_envvar=True, help="auto, cpu, cuda or cuda:N."),
-            click.option(
-                "--backend",
-                envvar="SCOREQUEUE_BACKEND",
-                show_envvar=True,
-                type=click.Choice(["auto", "torch", "openvino", "fake"]),
-                help="auto takes torch where there is a GPU, else openvino.",
-            ),
-            click.option(
-                "--dtype",
-                envvar="SCOREQUEUE_DTYPE",
-                show_envvar=True,
-                type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-                help="Number format of the weights; auto takes bfloat16 where the device has it natively.",
-            ),
-            click.option(
-                "--token-budget",
-                envvar="SCOREQUEUE_TOKEN_BUDGET",
-                show_envvar=True,
-                metavar="auto|N",
-                help="Most padded tokens in a batch.",
-            ),
-            click.option(
-                "--cache-dir",
-                envvar="SCOREQUEUE_CACHE_DIR",
-                show_envvar=True,
-                metavar="DIR",
-                help="Where converted models and token budgets are kept.",
-            ),
-        ]
-    ):
-        command = option(command)
-    return command
+def _all_of(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one."""
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+_shared = _all_of(
+    _setting("--redis-url", metavar="URL", help="Redis."),
+    _setting("--namespace", help="Prefix of every key in Redis."),
+    _setting(
+        "--log-level",
+        type=click.Choice(["debug", "info", "warning", "error"]),
+    ),
+    _setting(
+        "--log-format",
+        type=click.Choice(["text", "json"]),
+    ),
+    click.option("--quiet", is_flag=True, help="Log warnings and errors only."),
+)
+"""The options that every command takes."""
+
+_model_options = _all_of(
+    _setting("--registry", help="Folder of checkpoint versions."),
+    _setting("--device", help="auto, cpu, cuda or cuda:N."),
+    _setting(
+        "--backend",
+        type=click.Choice(["auto", "torch", "openvino", "fake"]),
+        help="auto takes torch where there is a GPU, else openvino.",
+    ),
+    _setting(
+        "--dtype",
+        type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+        help="Number format of the weights; auto takes bfloat16 where the device has it natively.",
+    ),
+    _setting(
+        "--token-budget",
+        metavar="auto|N",
+        help="Most padded tokens in a batch.",
+    ),
+    _setting(
+        "--cache-dir",
+        metavar="DIR",
+        help="Where converted models and token budgets are kept.",
+    ),
+)
+"""The options that say what is run on which device."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -97,12 +89,10 @@ def cli() -> None:
 @cli.command()
 @_shared
 @_model_options
-@click.option("--lanes", envvar="SCOREQUEUE_LANES", show_envvar=True, help="express,bulk or one of them.")
-@click.option(
+@_setting("--lanes", help="express,bulk or one of them.")
+@_setting(
     "--drain-timeout",
     "drain_timeout_s",
-    envvar="SCOREQUEUE_DRAIN_TIMEOUT_S",
-    show_envvar=True,
     metavar="DURATION",
     help="Time to finish the batch on the device after SIGTERM.",
 )

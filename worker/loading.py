@@ -96,7 +96,7 @@ class LoadedModel:
             )
 
     def warm_up(self) -> None:
-        """Run a batch of one row and a full one, so that no job pays for first-time allocations.
+        """Run batches of one row and full ones on all that works at once, so that no job pays for first allocations.
 
         Raises:
             DeviceSickError: The device cannot run them.
@@ -106,7 +106,9 @@ class LoadedModel:
         try:
             for rows in (1, max(1, self.backend.token_budget // row_width)):
                 input_ids = np.repeat(row.token_ids[None, :].astype(np.int64), rows, axis=0)  # (rows, tokens)
-                self.backend.begin(PaddedBatch(input_ids, np.full(rows, row_width, np.int64))).scores()
+                batch = PaddedBatch(input_ids, np.full(rows, row_width, np.int64))
+                for running in [self.backend.begin(batch) for _ in range(self.backend.depth)]:
+                    running.scores()
         except Exception as error:
             raise DeviceSickError(f"{self.backend.device} cannot run version {self.version}: {error!r}") from error
 

@@ -181,7 +181,7 @@ class Scorer:
             self._on_sick(sick)
 
     def _begin(self, pick: Pick[ChunkWork]) -> _Flight:
-        flight = _Flight(pick, _model_of(pick), time.monotonic())
+        flight = _Flight(pick, _model_of(pick))
         try:
             flight.batch = self._tables.assemble(pick, pad_id=flight.model.tokenizer.pad_id)
             flight.begun_at = time.monotonic()
@@ -293,7 +293,7 @@ class _Flight:
 
     pick: Pick[ChunkWork]
     model: LoadedModel
-    begun_at: float
+    begun_at: float = 0.0
     batch: PaddedBatch | None = None
     running: Running | None = None
     error: Exception | None = None
