@@ -19,6 +19,7 @@ ScorequeueError
 ├── VersionError                6
 │   ├── VersionNotFoundError    6  no such checkpoint version, or the registry is empty
 │   └── VerificationError       6  a checkpoint version does not match its manifest
+│       └── ConversionError     6  OpenVINO cannot convert it
 ├── GateRefusedError            7  the promote gate said no
 ├── JobNotCleanError            8  too many failed rows, not completed, or an audit differs
 │   └── JobClosedError          8  the job ended early while it was uploaded
@@ -137,6 +138,10 @@ class VersionNotFoundError(VersionError):
 
 class VerificationError(VersionError):
     """A version's files are not what its manifest says."""
+
+
+class ConversionError(VerificationError):
+    """OpenVINO cannot convert this architecture, or computes other scores with it."""
 
 
 class GateRefusedError(ScorequeueError):

@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from scorequeue.errors import MissingExtraError, UsageError
+from scorequeue.errors import ConversionError, MissingExtraError, UsageError
 from scorequeue.logs import fields
 from worker.backends import Backend
 from worker.cpu import has_nvidia_driver
@@ -83,7 +83,6 @@ def open_backend(folder: Path, *, backend: str, device: str, dtype: str, cache_d
     choice = choose_backend(backend=backend, device=device, dtype=dtype)
     # Backends are imported where they are needed: torch takes seconds, and most workers do without one of them.
     if choice.backend == "openvino":
-        from worker.backends.convert import ConversionError
         from worker.backends.openvino import OpenVinoBackend
 
         try:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from scorequeue.errors import MissingExtraError, UsageError, VerificationError
+from scorequeue.errors import ConversionError, MissingExtraError, UsageError, VerificationError
 from tests.tiny import ARCHITECTURES, make_tiny_base
 from worker import choosing
 from worker.backends import PaddedBatch, Scores, convert
@@ -242,7 +242,7 @@ def test_an_architecture_that_openvino_does_not_know_runs_in_torch_unless_openvi
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(folder: Path, target: Path, max_length: int) -> None:
-        raise convert.ConversionError("no such operation")
+        raise ConversionError("no such operation")
 
     monkeypatch.setattr(choosing, "has_nvidia_driver", lambda: False)
     monkeypatch.setattr(convert, "_convert_apart", fail)

@@ -19,7 +19,7 @@ from contextlib import suppress
 from importlib.metadata import version as version_of
 from pathlib import Path
 
-from scorequeue.errors import ExitCode, VerificationError
+from scorequeue.errors import ConversionError, ExitCode, VerificationError
 from scorequeue.logs import fields
 
 log = logging.getLogger(__name__)
@@ -40,10 +40,6 @@ CHECKED_TOLERANCE = 1e-3
 """Largest difference of its float32 scores from torch's."""
 
 MODEL_FILE = "model.xml"
-
-
-class ConversionError(VerificationError):
-    """OpenVINO cannot convert this architecture, or computes other scores with it."""
 
 
 def converted(folder: Path, cache_dir: Path, *, max_length: int) -> Path:
