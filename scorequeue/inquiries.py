@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable, Collection, Sequence
 from copy import copy
 from typing import Any, Self
@@ -20,6 +19,7 @@ from redis.client import Pipeline
 from scorequeue.errors import JobDeletedError, JobNotFoundError, RedisUnavailableError
 from scorequeue.jobs import JobState, JobStatus, Lane
 from scorequeue.keys import Keys, group_of
+from scorequeue.news import News
 from scorequeue.records import DEFAULT_LEASE_MS, ChunkRecord, Pressure, read_record, read_status
 from scorequeue.refusals import translated
 from scorequeue.scripts import Script, ScriptRunner
@@ -59,6 +59,7 @@ class Inquiries:
         self.lease_ms = round(lease_s * 1000)
         self.can_sync = can_sync
         self._redis = client
+        self._news = News(client)
         self._scripts = ScriptRunner(client, prefix=keys.prefix, patience_s=patience_s, on_outage=on_outage)
 
     def until(self, give_up_at: float | None) -> Self:
@@ -106,17 +107,8 @@ class Inquiries:
 
     def wait_for_change(self, job_id: str, timeout_s: float) -> None:
         """Return when the job ends, or when the time is over."""
-        with translated(self._redis), self._redis.pubsub() as channel:  # type: ignore[no-untyped-call]
-            channel.subscribe(self.keys.ended_channel(job_id))
-            channel.get_message(timeout=timeout_s)
-            state = self._redis.hget(self.keys.job(job_id), "state")  # it may have ended before we listened
-            if state is None or JobState(state.decode()).is_final:  # type: ignore[union-attr]
-                return
-            give_up_at = time.monotonic() + timeout_s
-            while (left_s := give_up_at - time.monotonic()) > 0:
-                message = channel.get_message(timeout=left_s)
-                if message is not None and message["type"] == "message":
-                    return
+        with translated(self._redis):
+            self._news.wait(self.keys.ended_channel(job_id), timeout_s, is_late=lambda: self._has_ended(job_id))
 
     def name(self) -> str:
         """Return the ledger's name, made at random with it; empty where nothing was ever written."""
@@ -176,7 +168,12 @@ class Inquiries:
 
     def close(self) -> None:
         """Let go of the connections."""
+        self._news.close()
         self._redis.close()
+
+    def _has_ended(self, job_id: str) -> bool:
+        state: Any = self._redis.hget(self.keys.job(job_id), "state")
+        return state is None or JobState(state.decode()).is_final
 
     def _count_bells(self, lane: Lane) -> int:
         with translated(self._redis):

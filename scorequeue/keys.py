@@ -23,6 +23,7 @@ For the namespace:
     voided              zset    tokens of claims whose answer was lost, by when they were given up
     closed              list    "job lane chunks" of jobs that ended early, whose members have yet to leave lane:LANE
     listeners:LANE      zset    worker ids by last sign of life
+    awake:LANE          zset    worker ids whose last claim in the lane brought something, by when: they need no bell
     workers             hash    worker id -> what it says of itself (JSON)
     scratch             -       never exists; deleting it first lets a script go on in a full Redis
 

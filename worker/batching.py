@@ -29,8 +29,11 @@ TOP_UP = 0.25
 EXPRESS_TURNS = 3
 """Batches that express may fill alone, one after the other, while bulk waits; the next one is bulk's."""
 
-EXPRESS_WINDOW = 0.0625
-"""The express window as a share of bulk's: sorting a few hundred rows saves most padding and delays nobody for long."""
+EXPRESS_WINDOW_ROWS = 512
+"""Most rows of an express window. Of a thousand waiting sentences, sorted by 128, 8 % is padding; by 512, 2 %.
+
+Whoever comes later waits for those before in any case, so a larger window delays only its own rows among themselves.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +245,7 @@ class RowQueue(Generic[T]):
         waiting = self._waiting[lane]
         if not waiting:
             return None
-        most = self.window_rows if lane is Lane.BULK else max(1, int(self.window_rows * EXPRESS_WINDOW))
+        most = self.window_rows if lane is Lane.BULK else min(self.window_rows, EXPRESS_WINDOW_ROWS)
         group = waiting[0][1]
         taken: list[tuple[T, npt.NDArray[np.integer]]] = []
         passed_over = []

@@ -206,6 +206,7 @@ end
 local suspects = request.suspects
 for _, wish in ipairs(request.lanes) do
   local lane, room, max_chunks = wish[1], wish[2], wish[3]
+  local already = #reply
   local waiting = tonumber(redis.call('HGET', ROWS, lane .. ':waiting') or 0)
   local listeners = redis.call('ZCOUNT', P .. 'listeners:' .. lane, now - term, '+inf')
   -- An even share, so that a small job on many workers is spread; at least one chunk.
@@ -219,6 +220,11 @@ for _, wish in ipairs(request.lanes) do
     room, max_chunks = room - rows, max_chunks - chunks
   end
   claim_ring(lane, room, max_chunks)
+  if #reply > already then
+    redis.call('ZADD', P .. 'awake:' .. lane, now, request.worker)
+  else
+    redis.call('ZREM', P .. 'awake:' .. lane, request.worker)
+  end
 end
 
 for id, job in pairs(jobs) do

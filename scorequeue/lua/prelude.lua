@@ -6,6 +6,7 @@ local ROWS, LEASES, HOLDERS, NOTED = P .. 'rows', P .. 'leases', P .. 'holders',
 local CLOSED, VOIDED, WAITS = P .. 'closed', P .. 'voided', P .. 'waits'
 local LANES = {'express', 'bulk'}
 local UPLOAD_LIMIT_MS = 3600 * 1000 -- a job with no upload for so long expires
+local AWAKE_MS = 1000               -- a worker that claimed something so recently, and has not come away empty since, is awake
 local FORGET_MS = 3600 * 1000       -- silent workers, deleted jobs, claims given up are forgotten after so long
 local SWEEP_LIMIT = 200             -- most leases, deadlines, ended jobs taken back in one call; the next call goes on
 local FORGET_LIMIT = 1000           -- most members that leave a lane's zset in one call
@@ -57,8 +58,11 @@ local function write_record(job, index, record)
   redis.call('HSET', job_key(job, 'chunks'), index, format_record(record))
 end
 
--- Wakes a worker: the Celery message is part of the step that brings the work (see bells.py).
+-- Wakes a worker: the Celery message is part of the step that brings the work (see bells.py). Whoever's last claim brought
+-- something claims again without a bell; where all who live are awake like that, hearing one would only cost them time.
 local function ring_bell(lane)
+  local listeners = redis.call('ZCOUNT', P .. 'listeners:' .. lane, now - term, '+inf')
+  if listeners > 0 and redis.call('ZCOUNT', P .. 'awake:' .. lane, now - AWAKE_MS, '+inf') >= listeners then return end
   local queue = P .. 'celery:' .. lane
   if redis.call('LLEN', queue) < ENOUGH_BELLS then
     local id = redis.sha1hex(P .. lane .. redis.call('HINCRBY', META, 'bells', 1))

@@ -22,6 +22,7 @@ for i = 7, 6 + lanes do
   redis.call('ZADD', listeners, now, worker)
   for _, dead in ipairs(redis.call('ZRANGEBYSCORE', listeners, '-inf', now - FORGET_MS)) do
     redis.call('ZREM', listeners, dead)
+    redis.call('ZREM', P .. 'awake:' .. ARGV[i], dead)
     redis.call('HDEL', P .. 'workers', dead)
     redis.call('HDEL', NOTED, dead)
   end

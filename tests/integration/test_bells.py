@@ -17,8 +17,9 @@ from scorequeue.columns import Chunk
 from scorequeue.jobs import JobSpec, Lane
 from scorequeue.keys import PROTOCOL
 from scorequeue.ledger import Ledger
-from scorequeue.records import ChunkUpload
+from scorequeue.records import ChunkUpload, LaneRoom
 from scorequeue.settings import Settings
+from tests.processes import until
 from worker.broker import make_app
 
 OWN = {("headers", "id"), ("headers", "root_id"), ("properties", "correlation_id"), ("properties", "delivery_tag")}
@@ -92,3 +93,78 @@ def test_bells_that_nobody_hears_do_not_pile_up(ledger: Ledger) -> None:
 
     assert ledger.bells(Lane.EXPRESS) == ENOUGH_BELLS
     assert ledger.bells(Lane.BULK) == 0
+
+
+def claim(ledger: Ledger, worker_id: str) -> int:
+    """Claim all that waits in the express lane; returns how many chunks."""
+    room = LaneRoom(Lane.EXPRESS, 1_000, 16)
+    return len(ledger.claim(worker_id, [room], versions=["v"], default_version="v").chunks)
+
+
+def listen(ledger: Ledger, worker_id: str) -> None:
+    ledger.renew(worker_id, {}, [Lane.EXPRESS], [])
+
+
+def test_worker_that_claims_anyway_is_not_rung_for(ledger: Ledger) -> None:
+    """Celery's loop takes as long for a bell as the model for half a sentence."""
+    listen(ledger, "one")
+    submit(ledger, Lane.EXPRESS)
+    assert claim(ledger, "one") == 1
+    before = ledger.bells(Lane.EXPRESS)
+
+    submit(ledger, Lane.EXPRESS)
+
+    assert ledger.bells(Lane.EXPRESS) == before
+
+
+def test_worker_that_found_nothing_is_rung_for(ledger: Ledger) -> None:
+    """Its pump has ended, and only a bell starts it at once."""
+    listen(ledger, "one")
+    submit(ledger, Lane.EXPRESS)
+    assert [claim(ledger, "one"), claim(ledger, "one")] == [1, 0]
+    before = ledger.bells(Lane.EXPRESS)
+
+    submit(ledger, Lane.EXPRESS)
+
+    assert ledger.bells(Lane.EXPRESS) == before + 1
+
+
+def test_idle_worker_is_rung_for_beside_a_busy_one(ledger: Ledger) -> None:
+    """Or one worker would do all the work."""
+    listen(ledger, "busy")
+    listen(ledger, "idle")
+    submit(ledger, Lane.EXPRESS)
+    assert claim(ledger, "busy") == 1
+    before = ledger.bells(Lane.EXPRESS)
+
+    submit(ledger, Lane.EXPRESS)
+
+    assert ledger.bells(Lane.EXPRESS) == before + 1
+
+
+def test_worker_that_went_is_not_taken_for_awake(ledger: Ledger) -> None:
+    """The one that is left would not hear of the work."""
+    listen(ledger, "left")
+    listen(ledger, "gone")
+    submit(ledger, Lane.EXPRESS)
+    assert claim(ledger, "gone") == 1
+    ledger.depart("gone", [Lane.EXPRESS])
+    before = ledger.bells(Lane.EXPRESS)
+
+    submit(ledger, Lane.EXPRESS)
+
+    assert ledger.bells(Lane.EXPRESS) == before + 1
+
+
+def test_worker_that_claimed_long_ago_is_rung_for(ledger: Ledger) -> None:
+    """It waits for room, or is dead: what it claimed a second ago says nothing about now."""
+    listen(ledger, "one")
+    submit(ledger, Lane.EXPRESS)
+    assert claim(ledger, "one") == 1
+    before = ledger.bells(Lane.EXPRESS)
+
+    def is_rung_for() -> bool:
+        submit(ledger, Lane.EXPRESS)
+        return ledger.bells(Lane.EXPRESS) > before
+
+    until(is_rung_for, timeout_s=10, what="a bell")
