@@ -24,6 +24,7 @@ from rich.table import Table
 
 from scorequeue.registry import Registry
 from tests.benchmarks.endurance import measure_memory, measure_promotions
+from tests.benchmarks.files import FILE_ROWS, measure_files
 from tests.benchmarks.latency import measure_latency
 from tests.benchmarks.queue_alone import measure_queue
 from tests.benchmarks.startup import help_seconds
@@ -31,7 +32,7 @@ from tests.benchmarks.throughput import BACKENDS, Arena, Figures, made, sentence
 from worker.bench import score_all
 from worker.loading import load_model
 
-PARTS = ("bulk", "latency", "scores", "endurance", "queue")
+PARTS = ("bulk", "latency", "scores", "endurance", "queue", "files")
 BASE = "pipeline, batch 32"
 
 
@@ -72,6 +73,11 @@ def main() -> None:
         if "queue" in parts:
             alone = measure_queue(registry=options.registry, folder=folder / "queue", rounds=options.rounds)
             found["queue_alone"] = show(console, "the queue alone (a device that answers at once)", alone)
+        if "files" in parts:
+            texts, source = sentences(options.rows)
+            through = measure_files(texts, registry=options.registry, folder=folder / "files")
+            title = f"a file of {FILE_ROWS:,} rows ({source}; a device that answers at once)"
+            found["files"] = show(console, title, through)
     console.print(f"producer --help: {found['help_s'] * 1000:.0f} ms (fastest of 9)")
     options.json_file.write_text(json.dumps(found, indent=2) + "\n")
     console.print(f"kept in {options.json_file}")
