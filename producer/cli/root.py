@@ -18,6 +18,7 @@ from scorequeue.errors import ExitCode, InternalError, ScorequeueError
 _COMMANDS = {
     "submit": "submit",
     "status": "status",
+    "watch": "watch",
     "list": "list_jobs",
     "results": "results",
     "audit": "audit",
