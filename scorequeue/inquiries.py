@@ -206,7 +206,7 @@ class Inquiries:
             pipe.hgetall(self.keys.workers)
             self._ask_who_lives(pipe)
             about, *answers = pipe.execute()
-        living = _Living(answers)
+        living = Living(answers)
         seen = {worker: at for lane in Lane for worker, at in living.of(lane)}
         return [
             {"id": worker.decode(), "seen_s_ago": (living.now_ms - at) / 1000, **json.loads(about.get(worker, b"{}"))}
@@ -224,7 +224,7 @@ class Inquiries:
             raise JobDeletedError(f"no job {job_id} in namespace {self.keys.namespace}: it was deleted")
         if not job:
             raise _no_job(job_id, self.keys.namespace)
-        return _Living(answers).status_of(job_id, job)
+        return Living(answers).status_of(job_id, job)
 
     def _job_page(self, newest_ms: float, skip: int) -> list[tuple[float, JobStatus | None]]:
         """Return some jobs, the newest first: when each was made, and its status.
@@ -252,7 +252,7 @@ class Inquiries:
                     pipe.hgetall(self.keys.job(job_id))
                 self._ask_who_lives(pipe)
                 answers = pipe.execute()
-        living = _Living(answers[len(ids) :])
+        living = Living(answers[len(ids) :])
         # A job whose results have expired is in the list for a moment longer.
         return [
             (made_ms, living.status_of(job_id, job) if job else None)
@@ -260,14 +260,14 @@ class Inquiries:
         ]
 
     def _ask_who_lives(self, pipe: Pipeline) -> None:
-        """Ask for the time, the term and the workers that gave a sign of life; ``_Living`` reads the answers."""
+        """Ask for the time, the term and the workers that gave a sign of life; ``Living`` reads the answers."""
         pipe.time()
         pipe.hget(self.keys.meta, "lease_ms")
         for lane in Lane:
             pipe.zrange(self.keys.listeners(lane), 0, -1, withscores=True)
 
 
-class _Living:
+class Living:
     """Redis's time, and the workers of each lane that live at it."""
 
     def __init__(self, answers: Sequence[Any]) -> None:

@@ -147,6 +147,15 @@ class Keys:
         """Hash of what workers say of themselves."""
         return f"{self.prefix}workers"
 
+    @property
+    def leases(self) -> str:
+        """Zset of the leased chunks by when their leases run out."""
+        return f"{self.prefix}leases"
+
+    def lane(self, lane: str) -> str:
+        """Zset of a lane's pending and leased chunks by arrival time."""
+        return f"{self.prefix}lane:{lane}"
+
     def listeners(self, lane: str) -> str:
         """Zset of the workers that listen on a lane, by last sign of life."""
         return f"{self.prefix}listeners:{lane}"

@@ -25,13 +25,14 @@ from scorequeue.inquiries import PATIENCE_S
 from scorequeue.job_verbs import JobVerbs
 from scorequeue.keys import PROTOCOL, Keys
 from scorequeue.lease_verbs import LeaseVerbs, new_token
+from scorequeue.overview import Overviews
 from scorequeue.refusals import protocol_error, translated
 from scorequeue.settings import Settings
 
 __all__ = ["Ledger", "new_token"]
 
 
-class Ledger(JobVerbs, LeaseVerbs):
+class Ledger(JobVerbs, LeaseVerbs, Overviews):
     """The verbs, and the questions, for one namespace. Safe to use from several threads.
 
     Verbs that may run twice are repeated for ``patience_s`` seconds while Redis cannot be reached; then they raise

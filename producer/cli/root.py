@@ -25,6 +25,7 @@ _COMMANDS = {
     "cancel": "cancel",
     "retry": "retry",
     "delete": "delete",
+    "doctor": "doctor",
 }
 """Command -> its function, in the module of the command's name; in the order of a job's life."""
 
@@ -116,12 +117,15 @@ def _say(line: str) -> None:
 )
 @context_options
 @click.version_option(package_name="scorequeue", message="%(prog)s %(version)s")
-def producer() -> None:
+@click.pass_context
+def producer(ctx: click.Context) -> None:
     """Put sentences on the queue, get their scores back.
 
     A job is everything that is submitted at once. Results and job ids go to stdout, talk and progress to stderr; errors
     are one line. Options that name a variable can be set in the environment.
     """
+    if os.environ.get("NO_COLOR"):  # https://no-color.org; rich knows it by itself, and click does not
+        ctx.color = False
 
 
 def main(args: Sequence[str] | None = None) -> None:

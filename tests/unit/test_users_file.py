@@ -29,6 +29,7 @@ OUTSIDE_SCRIPTS = {
     "producer": ANYBODY
     | SCRIPT_RUNNERS
     | {"hexists", "hget", "hgetall", "hmget", "zrange", "zscore"}  # scorequeue/inquiries.py
+    | {"llen", "zcount"}  # scorequeue/overview.py: producer doctor
     | {"subscribe", "unsubscribe"},  # waiting for a job's end
     "worker": ANYBODY
     | SCRIPT_RUNNERS

@@ -1,0 +1,86 @@
+"""Gathers what the doctor judges: asks Redis and looks at the registry of this host."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from producer.diagnosis import Facts, RegistryFacts
+from scorequeue.errors import RedisRefusedError, RedisUnavailableError, VersionError
+from scorequeue.folders import list_files
+from scorequeue.ledger import Ledger
+from scorequeue.manifest import MANIFEST_NAME
+from scorequeue.masking import mask_url
+from scorequeue.overview import Overview
+from scorequeue.registry import Registry
+from scorequeue.settings import Settings
+
+_SETTINGS = ("appendfsync", "lazyfree-lazy-expire")
+"""What the server does not say in INFO; asking takes a right that the users of deploy/redis/users.acl do not have."""
+
+_SECOND_LOOK_S = 1.0
+"""A bell is heard within milliseconds; one that is there for so long was not."""
+
+
+def gather(settings: Settings, *, verify: bool = False) -> Facts:
+    """Ask Redis and look at the registry. Expired leases are taken back on the way, as ``producer status`` does.
+
+    Args:
+        settings: Where Redis and the registry are, and the namespace.
+        verify: Whether to hash the files of the current version.
+    """
+    registry = look_at_registry(settings.registry, verify=verify)
+    address = mask_url(settings.redis_url)
+    try:
+        ledger = Ledger.connect(settings, patience_s=0)
+    except RedisUnavailableError as exc:
+        return Facts(address, str(exc), None, {}, 0, None, {}, registry)
+    try:
+        before = ledger.overview()
+        taken_back = _take_back(ledger, before)
+        if any(lane.bells and lane.live_workers for lane in before.lanes):
+            time.sleep(_SECOND_LOOK_S)
+        now = ledger.overview()
+        bells = {
+            str(lane.lane): min(lane.bells, earlier.bells)
+            for lane, earlier in zip(now.lanes, before.lanes, strict=True)
+        }
+        found = ledger.server_settings(_SETTINGS)
+    except RedisUnavailableError as exc:
+        return Facts(address, str(exc), None, {}, 0, None, {}, registry)
+    finally:
+        ledger.close()
+    return Facts(address, "", now, found, before.overdue_leases, taken_back, bells, registry)
+
+
+def look_at_registry(root: Path, *, verify: bool) -> RegistryFacts:
+    """Look at the registry's current version; its files are hashed if asked for, else they only have to be there."""
+    if not root.is_dir():
+        return RegistryFacts(str(root), is_there=False)
+    registry, current, files = Registry(root), None, 0
+    try:
+        current = registry.current()
+        if current is not None:
+            manifest = registry.verify(current) if verify else registry.manifest(current)
+            files = len(manifest.files)
+            missing = sorted(set(manifest.files) - set(list_files(registry.path(current))))
+            if missing:
+                error = f"{current} lacks {missing[0]}, which its {MANIFEST_NAME} lists; publish the checkpoint again"
+                return RegistryFacts(str(root), True, current, files, verify, error)
+    except VersionError as exc:
+        return RegistryFacts(str(root), True, current, files, verify, str(exc))
+    except OSError as exc:
+        why = f"{exc.filename or root} cannot be read: {exc.strerror}"
+        return RegistryFacts(str(root), True, current, files, verify, why)
+    return RegistryFacts(str(root), True, current, files, verify)
+
+
+def _take_back(ledger: Ledger, before: Overview) -> int | None:
+    """Take expired leases back; return how many went back, None without the right to."""
+    if before.server.role != "master":
+        return None
+    try:
+        ledger.sweep()
+    except RedisRefusedError:
+        return None
+    return ledger.overview().leases_expired - before.leases_expired
