@@ -26,6 +26,7 @@ _COMMANDS = {
     "retry": "retry",
     "delete": "delete",
     "doctor": "doctor",
+    "exporter": "exporter",
 }
 """Command -> its function, in the module of the command's name; in the order of a job's life."""
 
