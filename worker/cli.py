@@ -1,4 +1,4 @@
-"""``worker start`` and ``worker status``. Only click is imported here: the rest comes with the command."""
+"""The ``worker`` commands. Only click is imported here: the rest comes with the command."""
 
 from __future__ import annotations
 
@@ -44,10 +44,12 @@ _shared = _all_of(
     _setting(
         "--log-level",
         type=click.Choice(["debug", "info", "warning", "error"]),
+        help="Least level that is logged; default: info.",
     ),
     _setting(
         "--log-format",
         type=click.Choice(["text", "json"]),
+        help="How log lines look; default: text.",
     ),
     click.option("--quiet", is_flag=True, help="Log warnings and errors only."),
 )
@@ -194,6 +196,25 @@ def bench(
             click.echo(json.dumps([result.to_dict() for result in results], indent=2))
         else:
             click.echo(benching.table_of(results))
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(*, shell: str) -> None:
+    r"""Print the script that completes commands in a shell.
+
+    bash (4.4 or newer) and zsh take it with eval, in ~/.bashrc or ~/.zshrc; fish reads it from the file
+    ~/.config/fish/completions/worker.fish.
+
+    \b
+    Example:
+      eval "$(worker completion bash)"
+    """
+    from click.shell_completion import get_completion_class
+
+    made = get_completion_class(shell)
+    assert made is not None, f"click completes {shell}"
+    click.echo(made(cli, {}, "worker", "_WORKER_COMPLETE").source())
 
 
 def main() -> NoReturn:

@@ -27,6 +27,7 @@ _COMMANDS = {
     "delete": "delete",
     "doctor": "doctor",
     "exporter": "exporter",
+    "completion": "completion",
 }
 """Command -> its function, in the module of the command's name; in the order of a job's life."""
 
