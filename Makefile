@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types faults bench clean
+.PHONY: help setup demo test lint types docs faults bench clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ lint: $(VENV)/.dev ## style, formatting, import rules
 
 types: $(VENV)/.dev ## strict types
 	@$(BIN)/mypy
+
+docs: $(VENV)/.dev ## write docs/commands.md anew from the commands
+	@$(BIN)/python docs/generate.py
 
 faults: $(VENV)/.dev ## kill real processes, count the rows, print a table
 	@$(BIN)/python -m pytest -m faults

@@ -39,7 +39,12 @@ def _log_options(command: Any) -> Any:
     for option in (
         _setting("--quiet", env="QUIET", is_flag=True, help="Print nothing on stderr but errors."),
         _setting(
-            "--log-format", env="LOG_FORMAT", type=click.Choice(["text", "json"]), default="text", show_default=True
+            "--log-format",
+            env="LOG_FORMAT",
+            type=click.Choice(["text", "json"]),
+            default="text",
+            show_default=True,
+            help="How log lines look.",
         ),
         _setting(
             "--log-level",
@@ -47,6 +52,7 @@ def _log_options(command: Any) -> Any:
             type=click.Choice(["debug", "info", "warning", "error"]),
             default="info",
             show_default=True,
+            help="Least level that is logged.",
         ),
     ):
         command = option(command)
