@@ -147,10 +147,17 @@ def _table(options: list[click.Option], ctx: click.Context) -> str:
         names = ", ".join(f"`{_cell(name + takes)}`" for name in option.opts)
         variable = ", ".join(f"`{name}`" for name in extra.get("envvars", ())) or "-"
         facts = [f"default: `{extra['default']}`"] if "default" in extra else []
-        facts += [f"range: `{extra['range']}`"] if "range" in extra else []
+        facts += _range(option)
         notes = f" ({', '.join(facts)})" if facts else ""
         lines.append(f"| {names} | {variable} | {_cell((option.help or '') + notes)} |")
     return "\n".join(lines) + "\n"
+
+
+def _range(option: click.Option) -> list[str]:
+    if not isinstance(option.type, click.IntRange):
+        return []
+    low, high = option.type.min, option.type.max
+    return [f"at least {low}" if high is None else f"{low} to {high}"]
 
 
 def _prose(command: click.Command) -> str:

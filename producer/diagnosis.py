@@ -86,8 +86,8 @@ class Facts(NamedTuple):
         overview: How namespace and server stand; None where Redis cannot be used.
         settings: The server's settings that could be read, by their names in redis.conf.
         overdue: Leases that had run out before anybody took them back.
-        taken_back: How many of these went back to their lanes just now; None without the right to do that.
-        bells: Bells in each lane, by its name, that were there at the first look and at the second one, a second later.
+        taken_back: How many of these went back to their lanes just now; None where that cannot be done.
+        bells: Bells that stayed in a lane with live workers for a second, by the lane's name.
         registry: The registry.
     """
 

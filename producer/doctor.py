@@ -145,7 +145,7 @@ def lane_check(view: LaneView, *, bells: int) -> Check:
 
     Args:
         view: The lane.
-        bells: Bells that nobody heard between two looks.
+        bells: Bells that stayed, though live workers listen.
     """
     name, workers = f"lane {view.lane}", len(view.live_workers)
     found = f"{view.backlog_rows:,} rows in the backlog, {view.waiting_rows:,} of them waiting"
@@ -166,13 +166,13 @@ def leases_check(view: Overview, *, overdue: int, taken_back: int | None) -> Che
     Args:
         view: How the namespace stands now.
         overdue: Leases that had run out before it was looked after.
-        taken_back: How many of them went back to their lanes then; None if this user may not do that.
+        taken_back: How many of them went back to their lanes then; None where that could not be done.
     """
     found = f"{view.leases:,} now, {view.leases_expired:,} expired so far, {view.suspected:,} chunks suspect so far"
     if not overdue:
         return Check.ok("leases", found)
     if taken_back is None:
-        step = "this user may not take them back; a live worker does, or producer status"
+        step = "they cannot be taken back from here: no rights, or Redis takes no writes; a live worker does it"
         return Check.warn("leases", f"{found}; {overdue:,} have run out", step)
     found += f"; {overdue:,} had run out, {taken_back:,} of them went back to their lanes just now"
     if taken_back < overdue:

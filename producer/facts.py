@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from producer.diagnosis import Facts, RegistryFacts
-from scorequeue.errors import RedisRefusedError, RedisUnavailableError, VersionError
+from scorequeue.errors import RedisUnavailableError, VersionError
 from scorequeue.folders import list_files
 from scorequeue.ledger import Ledger
 from scorequeue.manifest import MANIFEST_NAME
@@ -18,8 +18,9 @@ from scorequeue.settings import Settings
 _SETTINGS = ("appendfsync", "lazyfree-lazy-expire")
 """What the server does not say in INFO; asking takes a right that the users of deploy/redis/users.acl do not have."""
 
-_SECOND_LOOK_S = 1.0
-"""A bell is heard within milliseconds; one that is there for so long was not."""
+_BELL_LOOKS = 10
+_BELL_PAUSE_S = 0.1
+"""A bell is heard within milliseconds. On a busy lane a new one is often there, but not at each of ten looks."""
 
 
 def gather(settings: Settings, *, verify: bool = False) -> Facts:
@@ -38,13 +39,8 @@ def gather(settings: Settings, *, verify: bool = False) -> Facts:
     try:
         before = ledger.overview()
         taken_back = _take_back(ledger, before)
-        if any(lane.bells and lane.live_workers for lane in before.lanes):
-            time.sleep(_SECOND_LOOK_S)
+        bells = _unheard_bells(ledger, before)
         now = ledger.overview()
-        bells = {
-            str(lane.lane): min(lane.bells, earlier.bells)
-            for lane, earlier in zip(now.lanes, before.lanes, strict=True)
-        }
         found = ledger.server_settings(_SETTINGS)
     except RedisUnavailableError as exc:
         return Facts(address, str(exc), None, {}, 0, None, {}, registry)
@@ -76,11 +72,23 @@ def look_at_registry(root: Path, *, verify: bool) -> RegistryFacts:
 
 
 def _take_back(ledger: Ledger, before: Overview) -> int | None:
-    """Take expired leases back; return how many went back, None without the right to."""
+    """Take expired leases back; return how many went back, None where that cannot be done."""
     if before.server.role != "master":
         return None
     try:
         ledger.sweep()
-    except RedisRefusedError:
+    except RedisUnavailableError:  # no right to, or no writes now; if Redis is away, the next question says so
         return None
     return ledger.overview().leases_expired - before.leases_expired
+
+
+def _unheard_bells(ledger: Ledger, view: Overview) -> dict[str, int]:
+    """Return how many bells stay in the lanes that live workers listen on."""
+    bells = {lane.lane: lane.bells for lane in view.lanes if lane.bells and lane.live_workers}
+    for _ in range(_BELL_LOOKS):
+        if not bells:
+            break
+        time.sleep(_BELL_PAUSE_S)
+        counts = {lane: min(before, ledger.bells(lane)) for lane, before in bells.items()}
+        bells = {lane: count for lane, count in counts.items() if count}
+    return {str(lane): count for lane, count in bells.items()}

@@ -19,6 +19,7 @@ from producer.cli.options import context_options, start
 )
 @click.option(
     "--host",
+    metavar="ADDRESS",
     default="127.0.0.1",
     show_default=True,
     envvar="SCOREQUEUE_EXPORTER_HOST",

@@ -119,10 +119,20 @@ def test_backlog_shows_without_a_worker_and_goes_away_with_one(tmp_path: Path, r
             assert scored["scorequeue_backlog_seconds:bulk"] == 0
             assert scored["scorequeue_redis_memory_bytes"] > 0
 
+            until(lambda: worker.about()["rows"] >= 1_000, what="a worker that says what it has done")
+            worker.pause()
+            client.submit(["The cat sat."] * 500)
+            assert 0 < exporter.samples()["scorequeue_backlog_seconds:bulk"] < float("inf")
+            worker.resume()
+
 
 def test_no_old_number_is_shown_while_redis_is_away(tmp_path: Path):
     """A gauge that stands still looks like a queue that stands still."""
-    with RedisServer(tmp_path) as server, exporting(tmp_path, redis_url=server.url) as exporter:
+    # always: with everysec a write may stay behind a slow sync of the disk, and go with the server.
+    with (
+        RedisServer(tmp_path, "--appendfsync", "always") as server,
+        exporting(tmp_path, redis_url=server.url) as exporter,
+    ):
         with Client(server.url) as client:
             client.submit(["The cat sat."] * 100)
         assert exporter.samples()["scorequeue_backlog_rows:bulk"] == 100

@@ -425,7 +425,7 @@ def test_help_loads_nothing_heavy():
         "import sys; from producer.cli import producer\n"
         "try: producer(['submit', '--help'])\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'pydantic', 'redis', 'celery', 'rich', 'transformers'} & set(sys.modules)\n"
+        "heavy = {'torch', 'pydantic', 'redis', 'rich', 'transformers', 'prometheus_client'} & set(sys.modules)\n"
         "sys.exit(f'loaded {heavy}' if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -90,7 +90,7 @@ def test_healthy_system_has_nothing_to_do():
         (HEALTHY._replace(bells={"bulk": 2}), "lane bulk", "warn", "bells that nobody heard: 2"),
         (HEALTHY._replace(overdue=4, taken_back=4), "leases", "warn", "4 of them went back"),
         (HEALTHY._replace(overdue=4, taken_back=0), "leases", "warn", "a full term first"),
-        (HEALTHY._replace(overdue=4, taken_back=None), "leases", "warn", "may not take them back"),
+        (HEALTHY._replace(overdue=4, taken_back=None), "leases", "warn", "cannot be taken back from here"),
         (with_workers(), "workers", "warn", "worker start"),
         (with_workers(WORKER, WORKER._replace(program_version="2.0")), "worker programs", "warn", "1.0 (1), 2.0 (1)"),
         (with_workers(WORKER, WORKER._replace(model_version="v2")), "worker versions", "warn", "v1 (1), v2 (1)"),
