@@ -29,13 +29,10 @@ from producer.rows import RowRules
 from producer.upload import OnUpload, Upload, UploadProgress
 from scorequeue import codec
 from scorequeue.errors import InputError, JobNotFoundError, RedisUnavailableError, UsageError
-from scorequeue.jobs import JOB_ID_PATTERN, JobSpec, JobState, JobStatus, Lane, Row
+from scorequeue.jobs import EXPRESS_ROWS, JOB_ID_PATTERN, JobSpec, JobState, JobStatus, Lane, Row
 from scorequeue.ledger import Ledger
 from scorequeue.logs import fields
 from scorequeue.settings import Settings
-
-EXPRESS_ROWS = 64
-"""Most rows of a job that is express without being told."""
 
 log = logging.getLogger(__name__)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from typing import Self
 
 from producer.readers import Reader, ReaderOptions, open_input
@@ -134,6 +135,10 @@ class Inputs:
     def records(self) -> Iterator[tuple[Reader, Row, Record]]:
         """Yield the rows with their reader and the record they were made from."""
         return ((reader, row, record) for reader, records in self._streams for row, record in records)
+
+    def each(self) -> Iterator[tuple[Reader, Iterator[Row]]]:
+        """Yield each input's reader with its rows; they are to be used up before the next."""
+        return ((reader, map(itemgetter(0), records)) for reader, records in self._streams)
 
     def close(self) -> None:
         """Close the files."""

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 LINE_EVERY_S = 5.0
 """Plain lines come this often at most; the last one always comes."""
 
+_BAR_CHARACTERS = 12
+"""So that the figures of ten million rows fit beside it on a terminal of 80."""
+
 OnStatus = Callable[[JobStatus], None]
+OnRows = Callable[[int], None]
 
 
 class Narrator:
@@ -30,7 +34,7 @@ class Narrator:
 
     def __init__(self, *, quiet: bool) -> None:
         self.is_quiet = quiet
-        self._has_bars = not quiet and sys.stderr.isatty()
+        self._has_bars = not quiet and _can_redraw()
 
     def note(self, line: str) -> None:
         """Say a line."""
@@ -40,8 +44,14 @@ class Narrator:
     @contextmanager
     def upload(self, inputs: Inputs) -> Iterator[OnUpload]:
         """Show an upload; its share is that of the bytes read, for nobody has counted the rows yet."""
-        with _upload_bar(inputs) if self._has_bars else self._upload_lines() as on_upload:
+        with _upload_bar(inputs) if self._has_bars else self._upload_lines(inputs) as on_upload:
             yield on_upload
+
+    @contextmanager
+    def reading(self, inputs: Inputs) -> Iterator[OnRows]:
+        """Show how far inputs are read that nobody uploads."""
+        with _reading_bar(inputs) if self._has_bars else self._reading_lines(inputs) as on_rows:
+            yield on_rows
 
     @contextmanager
     def scoring(self) -> Iterator[OnStatus]:
@@ -50,7 +60,7 @@ class Narrator:
             yield on_status
 
     @contextmanager
-    def _upload_lines(self) -> Iterator[OnUpload]:
+    def _upload_lines(self, inputs: Inputs) -> Iterator[OnUpload]:
         lines = _Lines(self)
         started = time.monotonic()
         last = UploadProgress(0, None)
@@ -59,10 +69,16 @@ class Narrator:
             nonlocal last
             last = state
             waiting = f"; waiting: {state.waiting_for}" if state.waiting_for else ""
-            lines.say(lambda: _uploaded(state, started) + waiting)
+            lines.say(lambda: _moved("uploaded", state.rows, started) + _left(inputs, started) + waiting)
 
         yield on_upload
-        self.note(_uploaded(last, started))
+        self.note(_moved("uploaded", last.rows, started))
+
+    @contextmanager
+    def _reading_lines(self, inputs: Inputs) -> Iterator[OnRows]:
+        lines = _Lines(self)
+        started = time.monotonic()
+        yield lambda rows: lines.say(lambda: _moved("read", rows, started) + _left(inputs, started))
 
     @contextmanager
     def _scoring_lines(self) -> Iterator[OnStatus]:
@@ -82,11 +98,23 @@ def _upload_bar(inputs: Inputs) -> Iterator[OnUpload]:
         started = time.monotonic()
 
         def on_upload(state: UploadProgress) -> None:
-            rows = f"{state.rows:,} rows, {_rate(state, started)}/s"
+            rows = f"{state.rows:,} rows, {_rate(state.rows, started)}/s"
             progress.update(task, completed=inputs.position, rows=rows, note=state.waiting_for or "")
 
         yield on_upload
         progress.update(task, total=size or 1, completed=size or 1)
+
+
+@contextmanager
+def _reading_bar(inputs: Inputs) -> Iterator[OnRows]:
+    with _bars() as progress:
+        task = progress.add_task("read", total=inputs.size, rows="", note="")
+        started = time.monotonic()
+
+        def on_rows(rows: int) -> None:
+            progress.update(task, completed=inputs.position, rows=f"{rows:,} rows, {_rate(rows, started)}/s")
+
+        yield on_rows
 
 
 @contextmanager
@@ -95,11 +123,10 @@ def _scoring_bar() -> Iterator[OnStatus]:
         task = progress.add_task("score", total=None, rows="", note="")
 
         def on_status(status: JobStatus) -> None:
-            note = f"{status.failed:,} failed" if status.failed else ""
-            if status.live_workers == 0 and not status.state.is_final:
-                note = f"no live worker listens on lane {status.lane}"
+            nobody = _nobody_listens(status)
+            rows = _rows(status) + ("" if nobody else f", {status.failed:,} failed")
             done = status.total - status.pending
-            progress.update(task, total=status.total, completed=done, rows=_rows(status), note=note)
+            progress.update(task, total=status.total, completed=done, rows=rows, note=nobody)
 
         yield on_status
 
@@ -118,13 +145,36 @@ class _Lines:
             self._narrator.note(line())
 
 
-def _rate(state: UploadProgress, started: float) -> str:
-    return f"{state.rows / max(time.monotonic() - started, 1e-3):,.0f}"
+def _can_redraw() -> bool:
+    """Whether stderr is a terminal on which a bar can be drawn again and again."""
+    if not sys.stderr.isatty():
+        return False
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    return console.is_terminal and not console.is_dumb_terminal
 
 
-def _uploaded(state: UploadProgress, started: float) -> str:
+def _rate(rows: int, started: float) -> str:
+    return f"{rows / max(time.monotonic() - started, 1e-3):,.0f}"
+
+
+def _moved(verb: str, rows: int, started: float) -> str:
     is_short = time.monotonic() - started < 1
-    return f"uploaded {state.rows:,} rows" + ("" if is_short else f", {_rate(state, started)} rows/s")
+    return f"{verb} {rows:,} rows" + ("" if is_short else f", {_rate(rows, started)} rows/s")
+
+
+def _left(inputs: Inputs, started: float) -> str:
+    """Say how long the rest of the inputs takes, going by bytes; nothing where their size is not known."""
+    size, read = inputs.size, inputs.position
+    if not size or not read:
+        return ""
+    return f", {(time.monotonic() - started) * max(size - read, 0) / read:,.0f} s left"
+
+
+def _nobody_listens(status: JobStatus) -> str:
+    is_stuck = status.live_workers == 0 and not status.state.is_final
+    return f"no live worker listens on lane {status.lane}" if is_stuck else ""
 
 
 def _rows(status: JobStatus) -> str:
@@ -135,7 +185,8 @@ def _rows(status: JobStatus) -> str:
 def _line(status: JobStatus) -> str:
     left = f", {status.eta_seconds:,.0f} s left" if status.eta_seconds else ""
     verb = "scored" if not status.state.is_final else str(status.state)
-    return f"{verb}: {_rows(status)}{left}, {status.failed:,} failed"
+    nobody = _nobody_listens(status)
+    return f"{verb}: {_rows(status)}{left}, {status.failed:,} failed" + (f"; {nobody}" if nobody else "")
 
 
 def _bars() -> Progress:
@@ -144,7 +195,7 @@ def _bars() -> Progress:
 
     return Progress(
         TextColumn("{task.description:<6}"),
-        BarColumn(bar_width=30),
+        BarColumn(bar_width=_BAR_CHARACTERS),
         TaskProgressColumn(),
         TextColumn("{task.fields[rows]}"),
         TimeRemainingColumn(),

@@ -28,6 +28,10 @@ class Lane(StrEnum):
     BULK = "bulk"
 
 
+EXPRESS_ROWS = 64
+"""Most rows of a job that is express without being told."""
+
+
 class JobState(StrEnum):
     """Where a job is: ``submitting -> queued -> running -> completed | cancelled | expired | failed``."""
 

@@ -77,6 +77,7 @@ _OUTPUT_FORMATS = ("jsonl", "csv", "tsv", "table")
     show_envvar=True,
     help="Keep results this long after the end; default: 7d.",
 )
+@click.option("--dry-run", is_flag=True, help="Report what is in the inputs, and submit nothing; needs no Redis.")
 @click.option("--wait", is_flag=True, help="Wait for the scores and write them.")
 @click.option("--timeout", metavar="D", type=Duration(), help="Give up waiting after this long; the job goes on.")
 @click.option(
@@ -85,7 +86,7 @@ _OUTPUT_FORMATS = ("jsonl", "csv", "tsv", "table")
     type=MaxFailed(),
     default="0",
     show_default=True,
-    help="With --wait: exit with 8 if more rows failed.",
+    help="With --wait or --dry-run: exit with 8 if more rows fail.",
 )
 @click.option(
     "--join", is_flag=True, help="With --wait: the input's own columns and pred_label, pred_score, pred_error."
@@ -94,15 +95,15 @@ _OUTPUT_FORMATS = ("jsonl", "csv", "tsv", "table")
     "--format", "output_format", type=click.Choice(_OUTPUT_FORMATS), help="With --wait: how results are written."
 )
 @click.option("--output", metavar="FILE", type=click.Path(), help="With --wait: where results are written.")
-@click.option("--json", "as_json", is_flag=True, help="Print the job's status as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the job's status, or the --dry-run, as JSON.")
 @context_options
 @click.pass_context
 def submit(ctx: click.Context, /, **options: Any) -> None:
     """Submit files of sentences as one job, and print its id.
 
     Reads txt, csv, tsv and jsonl, each also gzipped, from files or from standard input (-). Rows that cannot be scored
-    keep their place and end as failed rows with their line number. With --wait the results are written instead of the
-    id, as a table on a terminal, else in the format of --output or as jsonl.
+    keep their place and end as failed rows with their line number; --dry-run finds them beforehand. With --wait the
+    results are written instead of the id, as a table on a terminal, else in the format of --output or as jsonl.
     """
     _check(options)
     started = start(
@@ -110,6 +111,11 @@ def submit(ctx: click.Context, /, **options: Any) -> None:
     )
     with ExitStack() as stack:
         source = _Source(started, options, stack)
+        if options["dry_run"]:
+            from producer.cli.dry_run import report_inputs
+
+            report_inputs(started, source.inputs, options)
+            return
         with stack.enter_context(started.connect()) as client:
             key = options["idempotency_key"]
             come_back_later(
@@ -164,7 +170,7 @@ class _Source:
         to_terminal = sys.stdout.isatty()
         # A table on a terminal shows the sentences, so it reads the input again too.
         is_shown = choose_format(options["output_format"], options["output"], is_terminal=to_terminal, joined="csv")
-        self.is_joined = options["wait"] and (options["join"] or is_shown == "table")
+        self.is_joined = options["wait"] and not options["dry_run"] and (options["join"] or is_shown == "table")
         if self.is_joined:
             self.paths = [_spooled(path, stack) if _is_read_once(path) else path for path in self.paths]
         if self._texts:

@@ -61,6 +61,16 @@ class Reader(ABC):
         """Names of the fields of each record, known once a row was read; None where the input names none."""
         return None
 
+    @property
+    def text_field(self) -> str | None:
+        """Name of the text's field, else its number, known once a row was read; None where rows have no fields."""
+        return None
+
+    @property
+    def id_field(self) -> str | None:
+        """The same of the id's; None where the row's position is the id."""
+        return None
+
     def __iter__(self) -> Iterator[Row]:
         """Yield the rows in order; raises what ``records`` raises."""
         return map(itemgetter(0), self.records())

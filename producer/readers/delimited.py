@@ -33,6 +33,19 @@ class DelimitedReader(Reader):
         """The header, as it stands in the input; None without one."""
         return self._columns
 
+    @property
+    def text_field(self) -> str:
+        """Name of the text's column, else its number from 1."""
+        return self._name_of(self._text_index)
+
+    @property
+    def id_field(self) -> str | None:
+        """The same of the id's column; None without one."""
+        return None if self._id_index is None else self._name_of(self._id_index)
+
+    def _name_of(self, index: int) -> str:
+        return self._columns[index].strip() if self._columns is not None else str(index + 1)
+
     def _learn_columns(self, fields: list[str]) -> bool:
         """Find the columns in the first record; say whether it was a header."""
         options = self.options

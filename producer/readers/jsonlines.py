@@ -22,7 +22,18 @@ class JsonLinesReader(Reader):
         super().__init__(source, options)
         self._text_name = options.text_field
         self._id_names = (options.id_field,) if options.id_field else ID_NAMES
+        self._id_name: str | None = None
         self._is_settled = False
+
+    @property
+    def text_field(self) -> str | None:
+        """Name of the text's field, as the first object has it; None where there is no object."""
+        return self._text_name
+
+    @property
+    def id_field(self) -> str | None:
+        """Name of the id's field in the first object; None if it has none."""
+        return self._id_name
 
     def _records(self) -> Iterator[tuple[Row, Record]]:
         name, most, decode = self.name, self.rules.max_text_bytes, json.JSONDecoder().decode
@@ -62,6 +73,7 @@ class JsonLinesReader(Reader):
             self._text_name = names[0]
         if self._text_name is None:
             raise missing_field(names, expected="a field text or sentence, or one field", what="text", where=self.name)
+        self._id_name = next((name for name in self._id_names if name in value), None)
         for wanted, what in ((self.options.text_field, "text"), (self.options.id_field, "id")):
             if wanted is not None and wanted not in value:
                 raise missing_field(names, expected=f"a {what} field {wanted!r}", what=what, where=self.name)
