@@ -24,9 +24,7 @@ class ResultReader:
     def __init__(self, ledger: Ledger, status: JobStatus, *, page_rows: int) -> None:
         self.status = status
         self._ledger = ledger
-        # All chunks but the last one have as many rows.
-        chunk_rows = max(1, -(-status.total // max(1, status.chunks)))
-        self._page_chunks = max(1, page_rows // chunk_rows)
+        self._page_rows = page_rows
 
     def chunks(self) -> Iterator[ChunkResult]:
         """Yield the results of the chunks that were committed, in input order.
@@ -44,8 +42,11 @@ class ResultReader:
 
     def all_chunks(self) -> Iterator[tuple[ChunkRecord, ChunkResult | None]]:
         """Yield the record of every chunk, beside its result if it was committed. Raises what ``chunks`` raises."""
-        rows = 0
-        for start, count in self._pages():
+        return self._from(0, rows=0)
+
+    def _from(self, first: int, *, rows: int) -> Iterator[tuple[ChunkRecord, ChunkResult | None]]:
+        """Yield the chunks from ``first`` on; those before it had so many rows with a result."""
+        for start, count in self._pages(first):
             records = self._ledger.chunk_records(self.status.id, start, count)
             if len(records) != count:
                 raise self._vanished()
@@ -61,10 +62,14 @@ class ResultReader:
         """Return how the job's input was read."""
         return self._ledger.reader_options(self.status.id)
 
-    def _pages(self) -> Iterator[tuple[int, int]]:
+    def _pages(self, first: int = 0) -> Iterator[tuple[int, int]]:
         """Yield the first chunk of each round trip, and how many there are in it."""
-        for start in range(0, self.status.chunks, self._page_chunks):
-            yield start, min(self._page_chunks, self.status.chunks - start)
+        status = self.status
+        # All chunks but the last one have as many rows.
+        chunk_rows = max(1, -(-status.total // max(1, status.chunks)))
+        most = max(1, self._page_rows // chunk_rows)
+        for start in range(first, status.chunks, most):
+            yield start, min(most, status.chunks - start)
 
     def _page(self, start: int, count: int) -> Iterator[ChunkResult | None]:
         for payload in self._ledger.result_payloads(self.status.id, start, count):
@@ -88,3 +93,9 @@ class ResultReader:
             f"results of job {self.status.id} are gone: they expired, were discarded or deleted, or Redis lost them,"
             " while they were read; what was read is not all"
         )
+
+
+def refuse_discarded(ledger: Ledger, job_id: str) -> None:
+    """Raise JobNotFoundError if the results of a job that has ended were discarded."""
+    if ledger.is_discarded(job_id):
+        raise JobNotFoundError(f"results of job {job_id} were discarded when they were downloaded")

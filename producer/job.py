@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from producer.downloads import ResultReader
+from producer.downloads import ResultReader, refuse_discarded
+from producer.following import Follower
 from producer.recount import Audit, recount
 from scorequeue.columns import ChunkResult
 from scorequeue.errors import (
@@ -33,6 +35,20 @@ _LOOK_EVERY_S = 1.0
 _WATCH_EVERY_S = 0.25
 
 log = logging.getLogger(__name__)
+
+
+class _Watch:
+    """Somebody waits for a job: for how long, and who is told how it stands."""
+
+    def __init__(self, timeout_s: float | None, on_status: Callable[[JobStatus], None] | None) -> None:
+        self.timeout_s = math.inf if timeout_s is None else timeout_s
+        self.give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
+        self.on_status = on_status
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that are left."""
+        return math.inf if self.give_up_at is None else self.give_up_at - time.monotonic()
 
 
 class Job:
@@ -84,22 +100,11 @@ class Job:
             JobNotFoundError: No such job (any more).
             UploadLostError: Redis lost the end of its upload, and it cannot be sent again from here.
         """
-        give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
+        watch = _Watch(timeout_s, on_status)
         look_every_s = _LOOK_EVERY_S if on_status is None else _WATCH_EVERY_S
-        while True:
-            status = self._status_or_resend(give_up_at)
-            if on_status is not None:
-                on_status(status)
-            if status.state.is_final:
-                return status
-            if give_up_at is not None and time.monotonic() >= give_up_at:
-                raise NotFinishedError(
-                    f"job {self.id} is {status.state} after {timeout_s:,.1f} s with {status.pending:,} rows pending"
-                    f" and {status.live_workers} live workers; it goes on"
-                )
-            left_s = look_every_s if give_up_at is None else min(look_every_s, give_up_at - time.monotonic())
-            if left_s > 0:
-                self._wait_for_news(left_s)
+        while not (status := self._look(watch)).state.is_final:
+            self._pause(watch, look_every_s)
+        return status
 
     def results(self, *, partial: bool = False) -> Iterator[RowResult]:
         """Yield what became of each row, in input order; rows that were cancelled have no result.
@@ -117,6 +122,41 @@ class Job:
         """Yield results as columns, a chunk at a time, in input order: the fast way. Raises what ``results`` raises."""
         return self.reader(partial=partial).chunks()
 
+    def follow(self, timeout_s: float | None = None) -> Iterator[RowResult]:
+        """Yield what became of each row, in input order, while the job runs; the end is the job's.
+
+        Args:
+            timeout_s: Seconds to follow it at most; None means to its end.
+
+        Raises:
+            NotFinishedError: The time is over; the job goes on.
+            JobNotFoundError: No such job (any more), or its results have expired.
+            UploadLostError: Redis lost the end of its upload, and it cannot be sent again from here.
+        """
+        return chain.from_iterable(self.follow_chunks(timeout_s))
+
+    def follow_chunks(self, timeout_s: float | None = None) -> Iterator[ChunkResult]:
+        """Yield results as columns, a chunk at a time, while the job runs. Raises what ``follow`` raises."""
+        return self.follower(timeout_s).chunks()
+
+    def follower(
+        self, timeout_s: float | None = None, *, on_status: Callable[[JobStatus], None] | None = None
+    ) -> Follower:
+        """Return what reads this job's chunks and their results while it runs. Raises what ``follow`` raises.
+
+        Args:
+            timeout_s: Seconds to follow it at most; None means to its end.
+            on_status: Told the status a few times a second.
+        """
+        watch = _Watch(timeout_s, on_status)
+        return Follower(
+            self._ledger,
+            self._look(watch),
+            page_rows=self._page_rows,
+            look=lambda: self._look(watch),
+            pause=lambda: self._pause(watch, _WATCH_EVERY_S),
+        )
+
     def reader(self, *, partial: bool = False) -> ResultReader:
         """Return what reads this job's chunks and their results. Raises what ``results`` raises."""
         status = self._ended or self.status()
@@ -125,8 +165,8 @@ class Job:
                 f"job {self.id} is {status.state} with {status.pending:,} rows pending; wait for it, or take what is"
                 " there (--partial)"
             )
-        if status.state.is_final and self._ledger.is_discarded(self.id):
-            raise JobNotFoundError(f"results of job {self.id} were discarded when they were downloaded")
+        if status.state.is_final:
+            refuse_discarded(self._ledger, self.id)
         self._read = status
         return ResultReader(self._ledger, status, page_rows=self._page_rows)
 
@@ -189,6 +229,23 @@ class Job:
         status = ledger.status(self.id)
         self._ended = status if status.state.is_final else None
         return status
+
+    def _look(self, watch: _Watch) -> JobStatus:
+        """Return the status of a job that somebody waits for; raises NotFinishedError when their time is over."""
+        status = self._status_or_resend(watch.give_up_at)
+        if watch.on_status is not None:
+            watch.on_status(status)
+        if not status.state.is_final and watch.left_s <= 0:
+            raise NotFinishedError(
+                f"job {self.id} is {status.state} after {watch.timeout_s:,.1f} s with {status.pending:,} rows pending"
+                f" and {status.live_workers} live workers; it goes on"
+            )
+        return status
+
+    def _pause(self, watch: _Watch, most_s: float) -> None:
+        """Return when the job has ended, or it is time to look again."""
+        if (left_s := min(most_s, watch.left_s)) > 0:
+            self._wait_for_news(left_s)
 
     def _status_or_resend(self, give_up_at: float | None) -> JobStatus:
         """Return the status of a job that is whole; send it again if it is not."""

@@ -48,7 +48,6 @@ def join(results: ResultReader, inputs: Inputs) -> Iterator[JoinedChunk]:
         InputError: The inputs have different columns, so that they do not fit into one table.
     """
     records = _same_columns(inputs.records())
-    no_result = "cancelled" if results.status.state.is_final else ""
     first_row = FIRST_ROW
     for record, result in results.all_chunks():
         piece = list(islice(records, record.rows))
@@ -59,6 +58,7 @@ def join(results: ResultReader, inputs: Inputs) -> Iterator[JoinedChunk]:
                 f"expected the input that was submitted, but rows {first_row} to {last_row} have changed since"
                 f" ({', '.join(inputs.names)}); submit it again, or take the results without --join"
             )
+        no_result = "cancelled" if results.status.state.is_final else ""  # who follows a job learns late how it ends
         yield JoinedChunk(piece[0][0], first_row, rows, [fields for _, _, fields in piece], result, no_result)
         first_row = last_row + 1
     if results.status.state.is_final and next(records, None) is not None:

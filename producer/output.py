@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
+import select
 import shutil
 import sys
 from collections.abc import Iterable
@@ -17,20 +19,21 @@ from scorequeue.folders import sync_folder
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
-def write_output(pieces: Iterable[str], output: str | None) -> None:
+def write_output(pieces: Iterable[str], output: str | None, *, is_live: bool = False) -> None:
     """Write text as UTF-8.
 
     Args:
         pieces: The text; if making it fails, a file that was there before stays as it was. A file is on the disk,
             under its name, when this returns.
         output: A file, or None or ``-`` for standard output.
+        is_live: Whether each piece goes to its reader at once.
 
     Raises:
         InputError: The file cannot be written.
     """
     if output is None or output == "-":
         try:
-            _write(pieces, sys.stdout.buffer)
+            _write(pieces, sys.stdout.buffer, is_live=is_live)
             sys.stdout.buffer.flush()
         except BrokenPipeError:
             raise
@@ -39,13 +42,13 @@ def write_output(pieces: Iterable[str], output: str | None) -> None:
         return
     path = Path(os.path.realpath(output))  # a link stays one: what it leads to is replaced
     if _is_stdout(path):
-        write_output(pieces, None)
+        write_output(pieces, None, is_live=is_live)
         return
     if path.exists() and not path.is_file():
         # A device or a named pipe: it must not be replaced by a file.
         try:
             with path.open("wb") as file:
-                _write(pieces, file)
+                _write(pieces, file, is_live=is_live)
         except BrokenPipeError:
             raise
         except OSError as exc:
@@ -65,6 +68,18 @@ def write_output(pieces: Iterable[str], output: str | None) -> None:
         raise InputError(f"{output}: cannot be written: {exc.strerror or exc}") from exc
     finally:
         aside.unlink(missing_ok=True)
+
+
+def check_stdout() -> None:
+    """Notice that nobody reads standard output any more, while there is nothing to write that would show it.
+
+    Raises:
+        BrokenPipeError: Its reader went away.
+    """
+    watch = select.poll()
+    watch.register(sys.stdout.fileno(), 0)
+    if any(event & (select.POLLERR | select.POLLHUP) for _, event in watch.poll(0)):
+        raise BrokenPipeError(errno.EPIPE, "the reader of standard output went away")
 
 
 def check_output(output: str | None, *, inputs: Iterable[str] = ()) -> None:
@@ -98,7 +113,7 @@ def _is_stdout(path: Path) -> bool:
         return False
 
 
-def _write(pieces: Iterable[str], file: BinaryIO) -> None:
+def _write(pieces: Iterable[str], file: BinaryIO, *, is_live: bool = False) -> None:
     for piece in pieces:
         try:
             data = piece.encode()
@@ -106,3 +121,5 @@ def _write(pieces: Iterable[str], file: BinaryIO) -> None:
             # What was no text in the input is marked by lone surrogates, which UTF-8 cannot carry.
             data = _SURROGATES.sub("\ufffd", piece).encode()
         file.write(data)
+        if is_live:
+            file.flush()

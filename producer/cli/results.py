@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
-from producer.cli.options import context_options, start
+from producer.cli.options import come_back_later, context_options, start
 from scorequeue.errors import UsageError
+
+if TYPE_CHECKING:
+    from producer.downloads import ResultReader
 
 
 @click.command(epilog="Example: producer results 019a2b3c4d5e7f608192a3b4c5d6e7f8 --join in.csv --output scored.csv")
@@ -22,6 +26,7 @@ from scorequeue.errors import UsageError
 @click.option("--output", metavar="FILE", type=click.Path(), help="Write to a file, which appears once it is whole.")
 @click.option("--errors", "only_errors", is_flag=True, help="Only the rows that failed.")
 @click.option("--partial", is_flag=True, help="Take what is there while the job still runs.")
+@click.option("--follow", is_flag=True, help="Write rows in input order while the job runs, until it ends.")
 @click.option("--discard", is_flag=True, help="Let go of the results in Redis once the --output file is on disk.")
 @click.option(
     "--join",
@@ -40,27 +45,37 @@ def results(
     output: str | None,
     only_errors: bool,
     partial: bool,
+    follow: bool,
     discard: bool,
     joined: tuple[str, ...],
 ) -> None:
     """Write a job's results in input order.
 
     Scored rows carry a label, its score and the score of every label; failed rows carry their error, file and line.
+    With --follow rows are written while the job runs.
     """
-    from producer.cli.show import write_results
+    from producer.cli.show import note_missing_workers, write_results
     from producer.inputs import Inputs
-    from producer.output import check_output
+    from producer.output import check_output, check_stdout
     from producer.writers import choose_format
 
     if joined and only_errors:
         raise UsageError("expected either --join or --errors, got both")
+    if follow and (partial or discard):
+        raise UsageError("expected --follow without --partial and --discard: it takes all, while a retry may change it")
     if discard:
         _check_discard(output, only_errors=only_errors, partial=partial)
     check_output(output, inputs=joined)
     started = start(ctx)
     with started.connect() as client:
         job = client.job(job_id)
-        reader = job.reader(partial=partial)
+        if follow:
+            come_back_later(f"Job {job_id} goes on; see: producer results {job_id} --follow")
+            is_to_stdout = output is None or output == "-"
+            reader: ResultReader = job.follower(on_status=lambda _: check_stdout() if is_to_stdout else None)
+            note_missing_workers(reader.status, started.narrator)
+        else:
+            reader = job.reader(partial=partial)
         inputs = None
         if joined:
             inputs = Inputs.reopen(joined, reader.reader_options(), names=reader.status.source)
@@ -78,6 +93,7 @@ def results(
                 inputs=inputs,
                 partial=partial,
                 only_errors=only_errors,
+                followed=reader if follow else None,
             )
             if discard:
                 chunks = job.discard()

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from producer.terminal import harmless
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from producer.downloads import ResultReader
     from producer.inputs import Inputs
     from producer.job import Job
     from producer.progress import Narrator
@@ -21,25 +24,34 @@ _FILE_WIDTH = 120
 
 
 def write_results(
-    job: Job, *, output_format: str, output: str | None, inputs: Inputs | None, partial: bool, only_errors: bool = False
+    job: Job,
+    *,
+    output_format: str,
+    output: str | None,
+    inputs: Inputs | None,
+    partial: bool,
+    only_errors: bool = False,
+    followed: ResultReader | None = None,
 ) -> None:
-    """Write a job's results, joined to its inputs if they are given."""
+    """Write a job's results, joined to its inputs if they are given; as they come, if they are followed."""
     from producer.join import join
     from producer.output import write_output
     from producer.writers import render_joined, render_results, render_table
 
-    reader = job.reader(partial=partial)
+    reader = followed or job.reader(partial=partial)
+    is_live = followed is not None
     if output_format == "table":
         from rich.console import Console
 
         is_file = output is not None and output != "-"
         console = Console(file=io.StringIO(), width=_FILE_WIDTH) if is_file else Console(file=sys.stdout)
         rows = join(reader, inputs) if inputs is not None else reader.chunks()
-        write_output(render_table(console, rows, only_errors=only_errors), output)
+        write_output(render_table(console, rows, only_errors=only_errors), output, is_live=is_live)
     elif inputs is not None:
-        write_output(render_joined(output_format, join(reader, inputs)), output)
+        write_output(render_joined(output_format, join(reader, inputs)), output, is_live=is_live)
     else:
-        write_output(render_results(output_format, reader.chunks(), only_errors=only_errors), output)
+        pieces = render_results(output_format, reader.chunks(), only_errors=only_errors)
+        write_output(pieces, output, is_live=is_live)
 
 
 def note_missing_workers(status: JobStatus, narrator: Narrator) -> None:
@@ -69,12 +81,7 @@ def status_lines(status: JobStatus) -> str:
         at = getattr(status, f"{name}_at")
         facts[name.replace("_", " ")] = at.strftime("%Y-%m-%d %H:%M:%S UTC") if at is not None else None
     width = max(map(len, facts)) + 2
-    return "\n".join(f"{name:<{width}}{_one_line(str(value))}" for name, value in facts.items() if value is not None)
-
-
-def _one_line(text: str) -> str:
-    """Show control characters instead of obeying them: what a caller named must not pass for a line of ours."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "\n".join(f"{name:<{width}}{harmless(str(value))}" for name, value in facts.items() if value is not None)
 
 
 def list_lines(jobs: Sequence[JobStatus]) -> str:
@@ -84,7 +91,7 @@ def list_lines(jobs: Sequence[JobStatus]) -> str:
         done = f"{job.total - job.pending:,}/{job.total:,}"
         made = job.created_at.strftime("%Y-%m-%d %H:%M:%S")
         rows.append(
-            (job.id, made, str(job.state), str(job.lane), done, f"{job.failed:,}", _one_line(", ".join(job.source)))
+            (job.id, made, str(job.state), str(job.lane), done, f"{job.failed:,}", harmless(", ".join(job.source)))
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     # Numbers stand on the right of their column, the last column ends where it ends.

@@ -1,4 +1,7 @@
-"""A table for eyes: verdict, score and, where it is known, the sentence."""
+r"""A table for eyes: verdict, score and, where it is known, the sentence.
+
+Control characters are shown (``\x1b``): what somebody submitted must not give orders to the terminal of who looks.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from producer.join import JoinedChunk
+from producer.terminal import harmless
 from producer.writers.joined import predictions
 from scorequeue.columns import ChunkResult
 
@@ -32,7 +36,7 @@ def render_table(
 
     widths: list[int] | None = None
     for cells in _rows(chunks):
-        rows = [row for row in cells if not (only_errors and row[2])]
+        rows = [tuple(map(harmless, row)) for row in cells if not (only_errors and row[2])]
         if not rows:
             continue
         is_first = widths is None
