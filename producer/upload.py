@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain, islice
 from typing import NamedTuple, TypeVar
 
@@ -53,11 +53,15 @@ class UploadProgress(NamedTuple):
         rows: Rows that have arrived.
         waiting_for: Why it stands still, in words.
         whole_job: Id of the job once all of it has arrived.
+        job_id: Its id before that, as soon as some of it has.
+        note: What the caller should know of the job, in words.
     """
 
     rows: int
     waiting_for: str | None
     whole_job: str | None = None
+    job_id: str | None = None
+    note: str | None = None
 
 
 OnUpload = Callable[[UploadProgress], None]
@@ -200,7 +204,7 @@ class Upload:
         for chunk in batch:
             self._rows += chunk.rows
             self._digest = fold_digest(self._digest, chunk.digest)
-        self._on_upload(UploadProgress(self._rows, None))
+        self._on_upload(UploadProgress(self._rows, None, job_id=opened.job_id))
 
     def _take_back(self, opened: Opened) -> None:
         """Delete a job that will never be whole, that nobody knows of and nobody can go on with."""
@@ -221,7 +225,7 @@ class Upload:
 
     def _held_back(self, cause: str, job_id: str | None) -> None:
         """Say why nothing goes on, and let the job not expire meanwhile. An end of the job shows here too."""
-        self._on_upload(UploadProgress(self._rows, cause))
+        self._on_upload(UploadProgress(self._rows, cause, job_id=job_id))
         if job_id is not None and time.monotonic() - self._touched_at > TOUCH_EVERY_S:
             self._ledger.touch(job_id)
             self._touched_at = time.monotonic()
@@ -236,7 +240,10 @@ class Upload:
         )
 
     def _check_same_options(self, opened: Opened) -> Lane:
-        """Refuse to go on with a job that was cut, read or to be scored in another way; return its lane."""
+        """Refuse to go on with a job that was cut, read or to be scored in another way; return its lane.
+
+        How it is treated (lane, labels, times) is settled by whoever opened it; what differs is said.
+        """
         spec = self._spec
         for what, ours, theirs in (
             ("chunk rows", spec.chunk_rows, opened.chunk_rows),
@@ -248,7 +255,22 @@ class Upload:
                     f"job {opened.job_id} has this idempotency key with {what} {theirs}, got {ours};"
                     " use the same options or another key"
                 )
-        return self._ledger.status(opened.job_id).lane
+        status = self._ledger.status(opened.job_id)
+        deadline_s = None if status.deadline_at is None else (status.deadline_at - status.created_at).total_seconds()
+        kept = [
+            f"{what} ({theirs})"
+            for what, ours, theirs in (
+                ("lane", spec.lane, status.lane),
+                ("metadata", _listed(spec.metadata), _listed(status.metadata)),
+                ("deadline", _seconds(spec.deadline_s), _seconds(deadline_s)),
+                ("time to live", _seconds(spec.ttl_s), _seconds(opened.ttl_s)),
+            )
+            if ours != theirs
+        ]
+        if kept:
+            note = f"job {opened.job_id} was there under this idempotency key already, and keeps its {', '.join(kept)}"
+            self._on_upload(UploadProgress(self._rows, None, note=note))
+        return status.lane
 
     def _arrived_digests(self, opened: Opened) -> Iterator[str]:
         for start in range(0, opened.chunks, _RECORDS_PER_READ):
@@ -265,3 +287,11 @@ class Upload:
             f"job {opened.job_id} has this idempotency key and ends after {opened.chunks} chunks, more came;"
             " use another key for other input"
         )
+
+
+def _listed(metadata: Mapping[str, str]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in sorted(metadata.items())) or "none"
+
+
+def _seconds(value: float | None) -> str:
+    return "none" if value is None else f"{value:,.3f}".rstrip("0").rstrip(".") + " s"

@@ -31,6 +31,7 @@ class Opened(NamedTuple):
         reader_options: How its input is read.
         asked_version: The version that was asked for, if any.
         ledger_name: Name of the ledger that it is in: another one after Redis was emptied or replaced.
+        ttl_s: Seconds that its results are kept after its end.
     """
 
     job_id: str
@@ -41,6 +42,7 @@ class Opened(NamedTuple):
     reader_options: dict[str, str]
     asked_version: str | None
     ledger_name: str
+    ttl_s: float
 
 
 class ChunkRecord(NamedTuple):
@@ -189,7 +191,7 @@ def read_status(job_id: str, job: dict[str, str], now_ms: int, *, live_workers: 
 
 def read_opened(answer: Sequence[Any]) -> Opened:
     """Read what ``open`` answers."""
-    job_id, is_new, state, chunks, chunk_rows, options, version, name = answer
+    job_id, is_new, state, chunks, chunk_rows, options, version, name, ttl_ms = answer
     return Opened(
         job_id=job_id.decode(),
         is_new=bool(is_new),
@@ -199,6 +201,7 @@ def read_opened(answer: Sequence[Any]) -> Opened:
         reader_options=json.loads(options),
         asked_version=version.decode() or None,
         ledger_name=name.decode(),
+        ttl_s=int(ttl_ms) / 1000,
     )
 
 

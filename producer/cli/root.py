@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from producer.cli.options import come_back_hint, context_options
-from scorequeue.errors import ExitCode, InternalError, ScorequeueError
+from scorequeue.errors import ExitCode, InternalError, NotFinishedError, RedisUnavailableError, ScorequeueError
 
 _COMMANDS = {
     "submit": "submit",
@@ -36,6 +37,8 @@ _BROKEN_PIPE = 141
 
 _TERMINATED = 143
 """What a shell reports of a program that was told to end: 128 + SIGTERM."""
+
+_JOB_ID = re.compile(r"\b[0-9a-f]{32}\b")
 
 log = logging.getLogger(__name__)
 
@@ -77,12 +80,21 @@ class LazyGroup(click.Group):
         if not standalone_mode:
             return super().main(args, standalone_mode=False, **names, **extra)
         # Told to end, it takes back what it began: temporary files, an upload that nobody could go on with.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
+        signal.signal(signal.SIGTERM, _terminate)
         try:
             code = super().main(args, standalone_mode=False, **names, **extra)
+        except SystemExit as exc:
+            if exc.code == _TERMINATED:
+                _say(f"Told to end (SIGTERM). {come_back_hint()}".rstrip())
+            raise
         except Exception as exc:
             code = _report(exc)
         sys.exit(code if isinstance(code, int) else ExitCode.DONE)
+
+
+def _terminate(*_: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not break off the tidying up
+    sys.exit(_TERMINATED)
 
 
 def _report(exc: Exception) -> int:
@@ -100,7 +112,10 @@ def _report(exc: Exception) -> int:
     if isinstance(exc, ScorequeueError):
         if isinstance(exc, InternalError):
             log.debug("internal error", exc_info=exc)
-        _say(f"Error: {exc}")
+        hint = come_back_hint() if isinstance(exc, RedisUnavailableError | NotFinishedError) else ""
+        # Who reads the line in a mail of cron needs the job's id, which went to stdout, or nowhere with --quiet.
+        is_said = any(word in str(exc) for word in _JOB_ID.findall(hint))
+        _say(f"Error: {exc}" if is_said or not hint else f"Error: {exc}. {hint}")
         return exc.exit_code
     log.debug("unexpected error", exc_info=exc)
     hint = "" if log.isEnabledFor(logging.DEBUG) else "; run it again with --log-level debug to see where"

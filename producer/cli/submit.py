@@ -118,11 +118,7 @@ def submit(ctx: click.Context, /, **options: Any) -> None:
             return
         with stack.enter_context(started.connect()) as client:
             key = options["idempotency_key"]
-            come_back_later(
-                f"The upload is not complete; the same command goes on with it (--idempotency-key {key})"
-                if key
-                else "The upload is not complete; nothing keeps it (an --idempotency-key would)."
-            )
+            come_back_later(_incomplete(key))
             timeout_s = options["timeout"]
             give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
             with started.narrator.upload(source.inputs) as tell:
@@ -130,6 +126,10 @@ def submit(ctx: click.Context, /, **options: Any) -> None:
                 def on_progress(state: UploadProgress) -> None:
                     if state.whole_job is not None:
                         come_back_later(_goes_on(state.whole_job))
+                    elif state.job_id is not None and key:
+                        come_back_later(_incomplete(key, f"The upload of job {state.job_id}"))
+                    if state.note is not None:
+                        started.narrator.note(state.note)
                     tell(state)
 
                 job = client.submit(
@@ -148,6 +148,12 @@ def submit(ctx: click.Context, /, **options: Any) -> None:
                 _wait(started, job, source, options, timeout_s=left_s)
             else:
                 _print_submitted(started, job, as_json=options["as_json"])
+
+
+def _incomplete(key: str | None, what: str = "The upload") -> str:
+    if key is None:
+        return f"{what} is not complete; nothing keeps it (an --idempotency-key would)."
+    return f"{what} is not complete; the same command goes on with it (--idempotency-key {key})"
 
 
 def _goes_on(job_id: str) -> str:
@@ -247,6 +253,8 @@ def _check(options: dict[str, Any]) -> None:
         raise UsageError("expected - (standard input) once, got it twice")
     if not options["paths"] and not options["texts"] and sys.stdin.isatty():
         raise UsageError("expected a file, --text or rows on standard input, got nothing; see: producer submit --help")
+    if options["idempotency_key"] == "":
+        raise UsageError("expected an --idempotency-key of at least one character, got ''; leave it out for none")
     if not options["wait"]:
         for name, flag in (("join", "--join"), ("output_format", "--format"), ("output", "--output")):
             if options[name]:

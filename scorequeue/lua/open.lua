@@ -1,13 +1,15 @@
 -- open: ARGV job, digest of the idempotency key or '', ttl_ms, deadline_ms or '', name of this ledger if it has none, then
 -- the job's own fields and values.
--- Returns {job, created 0|1, state, chunks, chunk_rows, reader_options, version asked for, name of this ledger}.
+-- Returns {job, created 0|1, state, chunks, chunk_rows, reader_options, version asked for, name of this
+-- ledger, ttl_ms}.
 -- The same job id or idempotency key again returns the job that is there; an upload that stopped for so long that it expired
 -- gives its key to a new job.
 local job, key_digest = ARGV[1], ARGV[2]
 
 local function answer(found, created)
-  local f = redis.call('HMGET', job_key(found), 'state', 'chunks', 'chunk_rows', 'reader_options', 'asked_version')
-  return {found, created, f[1], f[2], f[3], f[4], f[5] or '', redis.call('HGET', META, 'name')}
+  local f = redis.call('HMGET', job_key(found), 'state', 'chunks', 'chunk_rows', 'reader_options', 'asked_version',
+    'ttl')
+  return {found, created, f[1], f[2], f[3], f[4], f[5] or '', redis.call('HGET', META, 'name'), f[6]}
 end
 
 if redis.call('ZSCORE', DELETED, job) then return no_job(job) end

@@ -1,0 +1,232 @@
+"""How submits end that do not go as planned, and what they leave and say: real processes, a real Redis."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from scorequeue.jobs import Lane
+from scorequeue.ledger import Ledger
+from scorequeue.settings import Settings
+from tests.integration.scoring import score_waiting, scoring
+from tests.processes import until
+from tests.servers import RedisServer
+from tests.shell import Shell
+
+
+@pytest.fixture
+def settings(redis_url: str, namespace: str) -> Settings:
+    return Settings(redis_url=redis_url, namespace=namespace)
+
+
+@pytest.fixture
+def sh(tmp_path: Path, settings: Settings) -> Shell:
+    shell = Shell(tmp_path, settings)
+    (tmp_path / "tmp").mkdir()
+    shell.env["TMPDIR"] = str(tmp_path / "tmp")
+    return shell
+
+
+@pytest.fixture
+def ledger(settings: Settings) -> Iterator[Ledger]:
+    ledger = Ledger.connect(settings)
+    yield ledger
+    ledger.close()
+
+
+@contextmanager
+def started(sh: Shell, *args: str, stdin: int = subprocess.DEVNULL) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        sh.command(*args), env=sh.env, cwd=sh.folder, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+# --- the same key with other options ---
+
+
+def test_how_a_job_is_treated_is_settled_by_the_first_submit(sh, ledger):
+    """Whoever believes that a second submit changed the lane, or keeps results longer, must be told."""
+    first = sh("submit", "--text", "One.", "--idempotency-key", "k", "--metadata", "a=1", "--deadline", "2h")
+    job_id = first.stdout.strip()
+    other = ["--lane", "bulk", "--metadata", "a=2", "--ttl", "1h", "--deadline", "1h"]
+    again = sh("submit", "--text", "One.", "--idempotency-key", "k", *other)
+
+    assert again.stdout.strip() == job_id
+    assert (
+        f"job {job_id} was there under this idempotency key already, and keeps its lane (express), metadata (a=1),"
+        " deadline (7,200 s), time to live (604,800 s)" in again.stderr
+    )
+    status = ledger.status(job_id)
+    assert (status.lane, status.metadata) == (Lane.EXPRESS, {"a": "1"})
+    quiet = sh("submit", "--text", "One.", "--idempotency-key", "k", *other, "--quiet")
+    assert (quiet.stdout.strip(), quiet.stderr) == (job_id, "")
+
+
+def test_the_same_options_under_the_same_key_need_no_word(sh):
+    line = ["submit", "--text", "One.", "--idempotency-key", "k", "--metadata", "a=1", "--deadline", "90m", "--ttl"]
+    sh(*line, "1.5h")
+
+    assert "keeps its" not in sh(*line, "1.5h").stderr
+
+
+@pytest.mark.parametrize("other", [["--model-version", "v2"], ["--chunk-rows", "7"], ["--encoding", "latin-1"]])
+def test_what_makes_other_content_is_refused_under_the_same_key(sh, other):
+    sh.write("in.txt", "One.\n")
+    sh("submit", "in.txt", "--idempotency-key", "k")
+
+    assert "or another key" in sh.error("submit", "in.txt", "--idempotency-key", "k", "-q", *other, code=2)
+
+
+def test_an_empty_key_is_refused_instead_of_meaning_none(sh):
+    """``--idempotency-key "$DAY"`` with DAY unset must not make a new job each time."""
+    error = sh.error("submit", "--text", "One.", "--idempotency-key", "", code=2)
+
+    assert "expected an --idempotency-key of at least one character" in error
+
+
+# --- what the last line says ---
+
+
+def test_a_timeout_names_the_job_with_quiet_too(sh, ledger):
+    """A mail of cron has this line and nothing else."""
+    said = sh.error("submit", "--text", "One.", "--wait", "--timeout", "0.3s", "--quiet", code=4)
+
+    (job,) = ledger.jobs(limit=10)
+    assert job.id in said
+
+
+def test_an_upload_that_gives_up_names_the_job_and_how_to_go_on(sh, ledger):
+    sh.write("in.txt", "A sentence.\n" * 20_000)
+    line = ["submit", "in.txt", "--idempotency-key", "k", "--max-outstanding", "1", "--quiet"]
+
+    said = sh.error(*line, "--timeout", "0.5s", code=4)
+
+    (job,) = ledger.jobs(limit=10)
+    assert "gave up uploading" in said
+    assert f"The upload of job {job.id} is not complete; the same command goes on with it (--idempotency-key k)" in said
+
+
+def test_a_lost_redis_names_the_job_with_quiet_too(tmp_path):
+    with RedisServer(tmp_path) as server:
+        sh = Shell(tmp_path, Settings(redis_url=server.url, namespace="n"))
+        sh.env["SCOREQUEUE_REDIS_PATIENCE_S"] = "0.5"
+        ledger = Ledger.connect(sh.settings)
+        with started(sh, "submit", "--text", "One.", "--wait", "--quiet", "--log-level", "error") as process:
+            until(lambda: bool(ledger.jobs(limit=1)), what="a job")
+            (job,) = ledger.jobs(limit=1)
+            ledger.close()
+            server.kill()
+            told, said = process.communicate(timeout=30)
+            server.start()
+
+    assert process.returncode == 3
+    assert told == b""
+    assert f"Job {job.id} goes on; see: producer status {job.id}" in said.decode()
+    assert len(said.decode().splitlines()) == 1
+
+
+# --- told to end ---
+
+
+def test_sigterm_while_waiting_takes_the_spool_away_and_says_how_to_come_back(sh, ledger):
+    sh.write("stdin", "One.\nTwo.\n")
+    with (sh.folder / "stdin").open("rb") as stdin:
+        with started(sh, "submit", "-", "--wait", "--join", "--quiet", stdin=stdin.fileno()) as process:
+            until(lambda: bool(ledger.jobs(limit=1)), what="a job")
+            assert any((sh.folder / "tmp").iterdir())
+            process.send_signal(signal.SIGTERM)
+            told, said = process.communicate(timeout=30)
+
+    (job,) = ledger.jobs(limit=10)
+    assert process.returncode == 143
+    assert said.decode().startswith(f"Told to end (SIGTERM). Job {job.id} goes on; see: producer status {job.id}")
+    assert told == b""
+    assert list((sh.folder / "tmp").iterdir()) == []
+    assert job.pending == 2
+
+
+@pytest.mark.parametrize("key", [[], ["--idempotency-key", "k"]])
+def test_sigterm_in_mid_upload_says_what_becomes_of_it(sh, ledger, key):
+    """Without a key the upload is taken back: nobody could go on with it."""
+    line = ["submit", "-", "--quiet", *key]
+    with started(sh, *line, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(b"A sentence.\n" * 40_000)
+        process.stdin.flush()
+        until(lambda: any(job.total for job in ledger.jobs(limit=1)), what="a part of the upload")
+        (job,) = ledger.jobs(limit=1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 143
+        assert process.stderr is not None
+        said = process.stderr.read().decode()
+        process.stdin.close()
+        process.stdin = None
+
+    assert list((sh.folder / "tmp").iterdir()) == []
+    if key:
+        assert f"The upload of job {job.id} is not complete; the same command goes on with it" in said
+        assert [left.id for left in ledger.jobs(limit=10)] == [job.id]
+    else:
+        assert "The upload is not complete; nothing keeps it" in said
+        assert ledger.jobs(limit=10) == []
+
+
+def test_sigterm_while_standard_input_is_copied_leaves_no_file(sh):
+    with started(sh, "submit", "-", "--wait", "--join", stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(b"A sentence.\n")
+        process.stdin.flush()
+        until(lambda: any((sh.folder / "tmp").glob("*/spool")), what="the spool")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 143
+        process.stdin.close()
+        process.stdin = None
+
+    assert list((sh.folder / "tmp").iterdir()) == []
+
+
+# --- what is printed ---
+
+
+def test_quiet_prints_results_only(sh, settings):
+    sh.write("in.csv", "text\nOne.\n\n")
+    with scoring(settings):
+        done = sh("submit", "in.csv", "--wait", "--quiet", "--format", "csv")
+
+    assert done.stdout.splitlines()[0].startswith("row,id,label")
+    assert len(done.stdout.splitlines()) == 2
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("joined", [[], ["--join", "in.jsonl"]])
+def test_a_table_shows_control_characters_and_does_not_obey_them(sh, ledger, joined):
+    """A sentence from the web must not rename, colour or clear the terminal of who looks at it."""
+    sh.write("in.jsonl", '{"id": "a\\u001b]0;owned\\u0007", "text": "One \\u001b[2J \\u202e two\\tthree"}\n')
+    job_id = sh("submit", "in.jsonl").stdout.strip()
+    score_waiting(ledger)
+
+    table = sh("results", job_id, "--format", "table", *joined).stdout
+
+    assert not any(mark in table for mark in "\x1b\x07\u202e\t")
+    assert "a\\x1b]0;owned\\x07" in table
+    if joined:
+        assert "One \\x1b[2J \\u202e two\\tthree" in table
+
+
+def test_thousands_of_texts_on_the_command_line_are_one_job(sh):
+    texts = [part for number in range(4000) for part in ("--text", f"Sentence {number}.")]
+
+    job_id = sh("submit", *texts).stdout.strip()
+
+    assert "4,000 = 0 scored" in sh("status", job_id).stdout
