@@ -141,12 +141,12 @@ def test_a_lost_redis_names_the_job_with_quiet_too(tmp_path):
 
 def test_sigterm_while_waiting_takes_the_spool_away_and_says_how_to_come_back(sh, ledger):
     sh.write("stdin", "One.\nTwo.\n")
-    with (sh.folder / "stdin").open("rb") as stdin:
-        with started(sh, "submit", "-", "--wait", "--join", "--quiet", stdin=stdin.fileno()) as process:
-            until(lambda: bool(ledger.jobs(limit=1)), what="a job")
-            assert any((sh.folder / "tmp").iterdir())
-            process.send_signal(signal.SIGTERM)
-            told, said = process.communicate(timeout=30)
+    line = ["submit", "-", "--wait", "--join", "--quiet"]
+    with (sh.folder / "stdin").open("rb") as stdin, started(sh, *line, stdin=stdin.fileno()) as process:
+        until(lambda: bool(ledger.jobs(limit=1)), what="a job")
+        assert any((sh.folder / "tmp").iterdir())
+        process.send_signal(signal.SIGTERM)
+        told, said = process.communicate(timeout=30)
 
     (job,) = ledger.jobs(limit=10)
     assert process.returncode == 143
