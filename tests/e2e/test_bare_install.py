@@ -92,6 +92,62 @@ def test_bare_wheel_submits_a_job(bare: Path, tmp_path: Path, redis_url: str, na
     assert (status.state, status.total) == (JobState.QUEUED, 2)
 
 
+CLIENT = "from producer import Client\nprint(Client.__module__)\n"
+THEIRS = "raise RuntimeError('this is the package of the project, not the installed one')\n"
+
+
+def project(folder: Path, *, with_packages: bool) -> Path:
+    """Make a project that has folders named like our packages, and a script at its top and one below."""
+    for name in ("producer", "worker", "training", "scorequeue"):
+        (folder / name).mkdir()
+        (folder / name / "notes.txt").write_text("Ours are on the path; these are not.")
+        if with_packages:
+            (folder / name / "__init__.py").write_text(THEIRS)
+            (folder / name / "__main__.py").write_text("")
+    (folder / "bin").mkdir()
+    for script in ("script.py", "bin/script.py"):
+        (folder / script).write_text(CLIENT)
+    return folder
+
+
+def test_folders_named_like_ours_are_in_nobodys_way(bare: Path, tmp_path: Path) -> None:
+    """A folder without __init__.py is no package to Python as long as there is one of that name."""
+    folder = project(tmp_path, with_packages=False)
+
+    for command in (["script.py"], ["-m", "script"], ["bin/script.py"]):
+        assert run(bare, "python", *command, folder=folder).stdout == "producer.client\n"
+    assert run(bare, "python", "-m", "producer", "--version", folder=folder).returncode == 0
+
+
+def test_commands_work_in_a_project_with_packages_named_like_ours(
+    bare: Path, tmp_path: Path, redis_url: str, namespace: str
+) -> None:
+    """The current folder is not searched by an installed command."""
+    folder = project(tmp_path, with_packages=True)
+    settings = {"redis_url": redis_url, "namespace": namespace}
+
+    submitted = run(bare, "producer", "submit", "--text", "The cat sat.", folder=folder, **settings)
+    status = run(bare, "producer", "status", submitted.stdout.strip(), folder=folder, **settings)
+
+    assert submitted.returncode == 0, submitted.stderr
+    assert "1 = 0 scored" in status.stdout
+    for program in ("worker", "training"):
+        assert run(bare, program, "--help", folder=folder).returncode == 0
+
+
+def test_packages_named_like_ours_are_passed_over_by_a_safe_path(bare: Path, tmp_path: Path) -> None:
+    """What docs/python.md says of a script beside a package called producer, of -P, and of python -m."""
+    folder = project(tmp_path, with_packages=True)
+
+    shadowed = run(bare, "python", "script.py", folder=folder)
+    assert "this is the package of the project" in shadowed.stderr
+    assert "this is the package of the project" in run(bare, "python", "-m", "producer", folder=folder).stderr
+
+    assert run(bare, "python", "-P", "script.py", folder=folder).stdout == "producer.client\n"
+    assert run(bare, "python", "bin/script.py", folder=folder).stdout == "producer.client\n"
+    assert run(bare, "python", "-P", "-m", "producer", "--version", folder=folder).returncode == 0
+
+
 @pytest.mark.parametrize("program", ["worker", "training"])
 def test_missing_extra_answers_with_its_install_line(bare: Path, program: str, tmp_path: Path, redis_url: str) -> None:
     command = ["start"] if program == "worker" else ["fit", "--dataset", "sample"]
