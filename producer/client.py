@@ -85,7 +85,8 @@ class Client:
             rows: Texts, ``(id, text)`` pairs, rows or ``Inputs``; read once, as they are sent.
             lane: ``auto`` makes jobs of at most 64 rows express.
             model_version: Version to score with; None is the one that is current when the job starts.
-            idempotency_key: The same rows under the same key are one job, and an upload that broke off goes on.
+            idempotency_key: The same rows under the same key are one job, and an upload that broke off goes on. Lane,
+                metadata and times are those of the first submit.
             metadata: Labels of your own.
             chunk_rows: Rows that are claimed and committed together; else the setting.
             max_outstanding: Rows that may wait in the lane before the upload pauses; else the setting.
@@ -93,7 +94,7 @@ class Client:
             ttl_s: Seconds that results are kept after the end; else the setting.
             timeout_s: Seconds to wait at most while the queue is full; None waits for ever.
             source: What to call the rows' origin.
-            on_progress: Told about every call, and why an upload stands still.
+            on_progress: Told about every call, why an upload stands still, and what a job of the same key keeps.
 
         Raises:
             InputError: There are no rows.

@@ -27,7 +27,7 @@ class PlacedRow(NamedTuple):
 
 
 class Tally:
-    """Sums over rows. Most of the work is done by C loops over a batch: it costs a third of what reading does.
+    """Sums over rows. Most of the work is done by C loops over a batch: it takes about as long as reading txt does.
 
     Attributes:
         rows: All rows so far.
@@ -56,13 +56,14 @@ class Tally:
         """Count some rows."""
         first = self.rows + FIRST_ROW
         self.rows += len(batch)
-        if self.ids_compared < MOST_IDS:
-            self._compare_ids([row_id for row in batch if (row_id := row[1]) is not None])
+        texts, ids, _, _, errors = zip(*batch, strict=True)
+        if self.ids_compared < MOST_IDS and ids.count(None) < len(ids):
+            self._compare_ids([row_id for row_id in ids if row_id is not None])
         numbers: Sequence[int] = range(first, first + len(batch))
-        if [row[4] for row in batch].count(None) < len(batch):
+        if errors.count(None) < len(errors):
             good = [(number, row) for number, row in enumerate(batch, first) if not self._is_faulty(number, row)]
             numbers, batch = [number for number, _ in good], [row for _, row in good]
-        texts = [row[0] for row in batch]
+            texts = tuple(row.text for row in batch)
         lengths = list(map(len, texts))
         self.characters.update(lengths)
         self.words.update(map(len, map(str.split, texts)))

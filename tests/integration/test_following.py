@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 
 import producer.chunks
-from producer import Client
+from producer import Client, RowResult
 from scorequeue.errors import JobDeletedError, JobNotFoundError, NotFinishedError
 from scorequeue.jobs import JobState, Lane
 from scorequeue.ledger import Ledger
 from scorequeue.records import LaneRoom
 from scorequeue.settings import Settings
 from tests.integration.scoring import FAILS, VERSION, WORKER, score_chunk, score_waiting, scoring
+from tests.servers import RedisServer
 from tests.shell import Shell
 
 
@@ -171,6 +172,28 @@ def test_columns_are_those_of_the_results(client, settings):
         followed = list(job.follow_chunks(timeout_s=30))
 
     assert followed == list(job.result_chunks())
+
+
+def test_a_follower_outlasts_a_restart_of_redis(tmp_path):
+    """Who follows a job of hours must not lose his place because Redis was updated."""
+    with RedisServer(tmp_path) as server:
+        settings = Settings(redis_url=server.url, namespace="n", chunk_rows=10)
+        with Client(settings=settings) as client:
+            job = client.submit(sentences(95))
+            ledger = Ledger.connect(settings)
+            score_waiting(ledger, most_chunks=3)
+            rows = job.follow(timeout_s=60)
+            first = list(islice(rows, 30))
+            server.kill()
+            rest: list[RowResult] = []
+            follower = threading.Thread(target=lambda: rest.extend(rows))
+            follower.start()
+            server.start()
+            score_waiting(ledger)
+            follower.join(60)
+            ledger.close()
+
+    assert [row.row for row in [*first, *rest]] == list(range(1, 96))
 
 
 # --- the command ---
