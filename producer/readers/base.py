@@ -57,11 +57,6 @@ class Reader(ABC):
         return self.source.position
 
     @property
-    def columns(self) -> Sequence[str] | None:
-        """Names of the fields of each record, known once a row was read; None where the input names none."""
-        return None
-
-    @property
     def text_field(self) -> str | None:
         """Name of the text's field, else its number, known once a row was read; None where rows have no fields."""
         return None
@@ -69,6 +64,11 @@ class Reader(ABC):
     @property
     def id_field(self) -> str | None:
         """The same of the id's; None where the row's position is the id."""
+        return None
+
+    @property
+    def columns(self) -> Sequence[str] | None:
+        """Names of the fields of each record, known once a row was read; None where the input names none."""
         return None
 
     def __iter__(self) -> Iterator[Row]:

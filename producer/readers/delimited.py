@@ -29,11 +29,6 @@ class DelimitedReader(Reader):
         self._id_index: int | None = None
 
     @property
-    def columns(self) -> Sequence[str] | None:
-        """The header, as it stands in the input; None without one."""
-        return self._columns
-
-    @property
     def text_field(self) -> str:
         """Name of the text's column, else its number from 1."""
         return self._name_of(self._text_index)
@@ -45,6 +40,11 @@ class DelimitedReader(Reader):
 
     def _name_of(self, index: int) -> str:
         return self._columns[index].strip() if self._columns is not None else str(index + 1)
+
+    @property
+    def columns(self) -> Sequence[str] | None:
+        """The header, as it stands in the input; None without one."""
+        return self._columns
 
     def _learn_columns(self, fields: list[str]) -> bool:
         """Find the columns in the first record; say whether it was a header."""

@@ -66,6 +66,7 @@ class JsonLinesReader(Reader):
     def _settle(self, value: dict[str, Any]) -> None:
         """Find the fields in the first object."""
         self._is_settled = True
+        self._id_name = next((name for name in self._id_names if name in value), None)
         names = list(value)
         if self._text_name is None:
             self._text_name = next((name for name in TEXT_NAMES if name in value), None)
@@ -73,7 +74,6 @@ class JsonLinesReader(Reader):
             self._text_name = names[0]
         if self._text_name is None:
             raise missing_field(names, expected="a field text or sentence, or one field", what="text", where=self.name)
-        self._id_name = next((name for name in self._id_names if name in value), None)
         for wanted, what in ((self.options.text_field, "text"), (self.options.id_field, "id")):
             if wanted is not None and wanted not in value:
                 raise missing_field(names, expected=f"a {what} field {wanted!r}", what=what, where=self.name)

@@ -78,20 +78,6 @@ def test_help_loads_the_command_line_and_nothing_else(bare: Path, tmp_path: Path
     assert "submit" in help_text.stdout
 
 
-def test_bare_wheel_submits_a_job(bare: Path, tmp_path: Path, redis_url: str, namespace: str) -> None:
-    """A lost .lua file or a missing dependency shows here."""
-    (tmp_path / "in.txt").write_text("The cat sat.\nSat the cat on.\n")
-    settings = {"redis_url": redis_url, "namespace": namespace}
-
-    submitted = run(bare, "producer", "submit", "in.txt", folder=tmp_path, **settings)
-
-    assert submitted.returncode == 0, submitted.stderr
-    ledger = Ledger.connect(Settings(redis_url=redis_url, namespace=namespace))
-    status = ledger.status(submitted.stdout.strip())
-    ledger.close()
-    assert (status.state, status.total) == (JobState.QUEUED, 2)
-
-
 CLIENT = "from producer import Client\nprint(Client.__module__)\n"
 THEIRS = "raise RuntimeError('this is the package of the project, not the installed one')\n"
 
@@ -146,6 +132,20 @@ def test_packages_named_like_ours_are_passed_over_by_a_safe_path(bare: Path, tmp
     assert run(bare, "python", "-P", "script.py", folder=folder).stdout == "producer.client\n"
     assert run(bare, "python", "bin/script.py", folder=folder).stdout == "producer.client\n"
     assert run(bare, "python", "-P", "-m", "producer", "--version", folder=folder).returncode == 0
+
+
+def test_bare_wheel_submits_a_job(bare: Path, tmp_path: Path, redis_url: str, namespace: str) -> None:
+    """A lost .lua file or a missing dependency shows here."""
+    (tmp_path / "in.txt").write_text("The cat sat.\nSat the cat on.\n")
+    settings = {"redis_url": redis_url, "namespace": namespace}
+
+    submitted = run(bare, "producer", "submit", "in.txt", folder=tmp_path, **settings)
+
+    assert submitted.returncode == 0, submitted.stderr
+    ledger = Ledger.connect(Settings(redis_url=redis_url, namespace=namespace))
+    status = ledger.status(submitted.stdout.strip())
+    ledger.close()
+    assert (status.state, status.total) == (JobState.QUEUED, 2)
 
 
 @pytest.mark.parametrize("program", ["worker", "training"])
