@@ -56,6 +56,7 @@ RUNS = [
     Run("submit in.csv --idempotency-key k --deadline 1h --ttl 1d --json", r'"idempotency_key":"k".*"deadline_at":"2'),
     Run("submit in.csv --max-outstanding 1000 --quiet", r"^[0-9a-f]{32}$"),
     Run("submit in.csv --wait --timeout 60s --max-failed 50% --format jsonl", r'"label"'),
+    Run("submit in.csv --dry-run --json", r'"rows":'),
     Run("submit in.csv --wait --join --output joined.csv --max-failed 1", writes="joined.csv"),
     # a job's life
     Run("status {open}", "queued"),
@@ -70,6 +71,7 @@ RUNS = [
     Run("results {mixed} --errors", "scoring_failed"),
     Run("results {open} --partial --format csv", "^row,id"),
     Run("results {done} --join in.csv", "pred_label"),
+    Run("results {done} --follow", r'"label"'),
     Run("results {thrown} --output kept.jsonl --discard", "no longer in Redis", writes="kept.jsonl"),
     Run("audit {done}", "every row is accounted for once"),
     Run("audit {done} --json", r'"is_clean": true'),
