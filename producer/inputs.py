@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from operator import itemgetter
 from typing import Self
@@ -15,6 +16,7 @@ from scorequeue.errors import InputError
 from scorequeue.jobs import Row
 
 _FORMATS = "input_formats"
+_MOST_DESCRIPTIONS = 3
 
 
 class Inputs:
@@ -43,7 +45,12 @@ class Inputs:
 
     @classmethod
     def open(
-        cls, paths: Sequence[str | os.PathLike[str]], options: ReaderOptions | None = None, *, names: Sequence[str] = ()
+        cls,
+        paths: Sequence[str | os.PathLike[str]],
+        options: ReaderOptions | None = None,
+        *,
+        names: Sequence[str] = (),
+        only_rows: bool = False,
     ) -> Self:
         """Open inputs.
 
@@ -51,14 +58,14 @@ class Inputs:
             paths: Files, or ``-`` for standard input.
             options: How to read them all.
             names: What rows and messages call them; their paths unless given.
+            only_rows: Whether ``records`` will not be asked for, so that columns that make no row need not be read.
 
         Raises:
             InputError: One of them cannot be read.
         """
         options = options or ReaderOptions()
-        where = [os.fspath(path) for path in paths]
-        lasting = where if all(os.path.isfile(path) for path in where) else []
-        return cls(_open_all(paths, [options] * len(paths), names), options, paths=lasting)
+        readers = _open_all(paths, [options] * len(paths), names=names, only_rows=only_rows)
+        return cls(readers, options, paths=_lasting(paths))
 
     @classmethod
     def of_texts(cls, texts: Sequence[str], options: ReaderOptions | None = None) -> Self:
@@ -68,14 +75,22 @@ class Inputs:
 
     @classmethod
     def reopen(
-        cls, paths: Sequence[str | os.PathLike[str]], reader_options: Mapping[str, str], *, names: Sequence[str]
+        cls,
+        paths: Sequence[str | os.PathLike[str]],
+        reader_options: Mapping[str, str],
+        *,
+        names: Sequence[str],
+        where: Sequence[str] = (),
+        only_rows: bool = False,
     ) -> Self:
         """Open inputs the way a job's inputs were opened.
 
         Args:
             paths: Where the inputs are now, in the job's order.
             reader_options: The job's.
-            names: The job's sources.
+            names: The job's sources, which its rows name.
+            where: What messages call the inputs; the job's names unless given.
+            only_rows: Whether ``records`` will not be asked for.
 
         Raises:
             InputError: There are more or fewer of them than the job has, or one cannot be read.
@@ -88,12 +103,28 @@ class Inputs:
         options = ReaderOptions.from_strings(reader_options)
         formats = reader_options.get(_FORMATS, options.input_format).split(",")
         each = [replace(options, input_format=name) for name in formats]
-        return cls(_open_all(paths, each, names), options)
+        readers = _open_all(paths, each, names=names, where=where, only_rows=only_rows)
+        return cls(readers, options, paths=_lasting(paths))
 
     @property
     def names(self) -> tuple[str, ...]:
         """What the inputs are called; texts from the command line come from nowhere."""
         return tuple(reader.name for reader in self.readers if not isinstance(reader, GivenTexts))
+
+    @property
+    def where(self) -> tuple[str, ...]:
+        """What messages call the inputs."""
+        return tuple(reader.where for reader in self.readers)
+
+    def descriptions(self) -> list[str]:
+        """Say how the inputs are read: a line for those that are read alike, a few lines at most."""
+        alike: dict[str, list[str]] = {}
+        for reader in self.readers:
+            if not isinstance(reader, GivenTexts):
+                alike.setdefault(reader.description, []).append(reader.where)
+        lines = [f"{_names(where)}: {description}" for description, where in alike.items()]
+        more = len(lines) - _MOST_DESCRIPTIONS
+        return lines if more <= 0 else [*lines[:_MOST_DESCRIPTIONS], f"and inputs of {more} more kinds"]
 
     @property
     def size(self) -> int | None:
@@ -125,8 +156,27 @@ class Inputs:
             texts = [text for reader in self.readers if isinstance(reader, GivenTexts) for text in reader.texts]
             yield from Inputs.of_texts(texts, self.options)
             return
-        with Inputs.reopen(self._paths, self.job_options(), names=self.names) as inputs:
+        with Inputs.reopen(
+            self._paths, self.job_options(), names=self.names, where=self.where, only_rows=True
+        ) as inputs:
             yield from inputs
+
+    @contextmanager
+    def fresh_readers(self) -> Iterator[list[Reader]]:
+        """Open the inputs once more, at their starts.
+
+        Raises:
+            InputError: One can be read only once, or cannot be read any more.
+        """
+        if not self._paths:
+            raise InputError(f"{', '.join(self.where)}: expected files, which can be read twice, got a pipe; copy it")
+        options = [replace(self.options, input_format=reader.input_format) for reader in self.readers]
+        readers = _open_all(self._paths, options, names=self.names, where=self.where, only_rows=False)
+        try:
+            yield readers
+        finally:
+            for reader in readers:
+                reader.close()
 
     def __iter__(self) -> Iterator[Row]:
         """Yield the rows in order."""
@@ -153,14 +203,30 @@ class Inputs:
 
 
 def _open_all(
-    paths: Sequence[str | os.PathLike[str]], options: Sequence[ReaderOptions], names: Sequence[str]
+    paths: Sequence[str | os.PathLike[str]],
+    options: Sequence[ReaderOptions],
+    *,
+    names: Sequence[str],
+    where: Sequence[str] = (),
+    only_rows: bool,
 ) -> list[Reader]:
     readers: list[Reader] = []
     try:
         for index, path in enumerate(paths):
-            readers.append(open_input(path, options[index], name=names[index] if names else None))
+            name, shown = (given[index] if given else None for given in (names, where))
+            readers.append(open_input(path, options[index], name=name, where=shown, only_rows=only_rows))
     except BaseException:
         for reader in readers:
             reader.close()
         raise
     return readers
+
+
+def _lasting(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Return the paths if all of them can be read again."""
+    where = [os.fspath(path) for path in paths]
+    return where if all(os.path.isfile(path) for path in where) else []
+
+
+def _names(where: Sequence[str]) -> str:
+    return ", ".join(where) if len(where) <= 2 else f"{where[0]} and {len(where) - 1} more inputs"

@@ -17,8 +17,9 @@ from scorequeue.jobs import FIRST_ROW, Row
 TEXT_NAMES = ("text", "sentence")
 ID_NAMES = ("id", "custom_id")
 
-Record = list[str]
-"""A row as the input has it: its fields in csv and tsv; in txt and jsonl the line is the only one."""
+Record = Sequence[Any]
+"""A row as the input has it, which a join writes again: its fields in csv and tsv, the line in txt, the line and what
+it says in jsonl, a place in a batch in parquet."""
 
 new_row: Any = tuple.__new__
 """Makes a Row in half the time that calling the class takes; for the loops that see every row."""
@@ -36,13 +37,23 @@ class Reader(ABC):
     Args:
         source: The open input.
         options: How to read it; ``input_format`` is this class's, whatever the option says.
+        name: What the rows call the input; what messages call it unless given.
+
+    Attributes:
+        where: What messages call the input.
+        text_choice: The text's column or field, as a person would name it; None while none was chosen.
+        id_choice: The same for the id's; None where ids are the rows' positions.
     """
 
     input_format: ClassVar[str]
 
-    def __init__(self, source: ByteSource, options: ReaderOptions) -> None:
+    text_choice: str | None = None
+    id_choice: str | None = None
+
+    def __init__(self, source: ByteSource, options: ReaderOptions, *, name: str | None = None) -> None:
         self.source = source
-        self.name = source.name
+        self.where = source.name
+        self.name = self.where if name is None else name
         self.options = options
         self.rules = RowRules(options.max_text_bytes)
 
@@ -71,6 +82,18 @@ class Reader(ABC):
         """Names of the fields of each record, known once a row was read; None where the input names none."""
         return None
 
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """What the records of two inputs must have in common to fit into one table."""
+        return self.input_format, None if self.columns is None else tuple(self.columns)
+
+    @property
+    def description(self) -> str:
+        """How the input is read, in words; complete once a row was read."""
+        kind = "field" if self.input_format == "jsonl" else "column"
+        chosen = (("text", self.text_choice), ("id", self.id_choice))
+        return ", ".join([self.input_format, *(f"{what} {kind} {name}" for what, name in chosen if name is not None)])
+
     def __iter__(self) -> Iterator[Row]:
         """Yield the rows in order; raises what ``records`` raises."""
         return map(itemgetter(0), self.records())
@@ -85,7 +108,7 @@ class Reader(ABC):
         records = self._records()
         first = next(records, None)
         if first is None:
-            raise InputError(f"{self.name}: no rows; expected at least one line beside the header and blank lines")
+            raise InputError(f"{self.where}: no rows; expected at least one line beside the header and blank lines")
         return chain([first], records)
 
     def close(self) -> None:
@@ -149,12 +172,15 @@ def pick_field(
         Index of the column; None when none was wanted and no usual one is there.
 
     Raises:
-        MissingFieldError: The wanted column is not there; the message lists those that are.
+        MissingFieldError: The wanted column is not there, the message lists those that are; or it is there twice.
     """
-    if wanted is None:
-        return next((columns.index(name) for name in usual if name in columns), None)
-    if wanted in columns:
-        return columns.index(wanted)
+    if wanted is None or wanted in columns:
+        name = wanted if wanted is not None else next((name for name in usual if name in columns), None)
+        if name is not None and columns.count(name) > 1:
+            raise MissingFieldError(
+                f"{where}: expected one column {name!r}, found {columns.count(name)}; say --{what}-field NUMBER"
+            )
+        return None if name is None else columns.index(name)
     if wanted.isdecimal() and 1 <= int(wanted) <= len(columns):
         return int(wanted) - 1
     raise missing_field(columns, expected=f"a {what} field {wanted!r}", what=what, where=where)

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
-from producer.readers.base import ID_NAMES, TEXT_NAMES, Reader, Record, missing_field, new_row, pick_field
+from producer.readers.base import ID_NAMES, TEXT_NAMES, Reader, Record, listed, missing_field, new_row, pick_field
 from producer.readers.options import ReaderOptions
 from producer.readers.streams import ByteSource
 from producer.rows import failed_row, is_plain_id
@@ -20,8 +20,8 @@ class DelimitedReader(Reader):
 
     delimiter: str
 
-    def __init__(self, source: ByteSource, options: ReaderOptions) -> None:
-        super().__init__(source, options)
+    def __init__(self, source: ByteSource, options: ReaderOptions, *, name: str | None = None) -> None:
+        super().__init__(source, options, name=name)
         self.delimiter = options.delimiter or self.delimiter
         self._columns: list[str] | None = None
         self._width = 0
@@ -51,26 +51,31 @@ class DelimitedReader(Reader):
         options = self.options
         names = [field.strip() for field in fields] if options.has_header else [str(n + 1) for n in range(len(fields))]
         if not options.has_header and options.text_field is None and len(fields) > 1:
-            raise missing_field(names, expected="--text-field NUMBER with --no-header", what="text", where=self.name)
-        text = pick_field(names, wanted=options.text_field, usual=TEXT_NAMES, what="text", where=self.name)
+            raise missing_field(names, expected="--text-field NUMBER with --no-header", what="text", where=self.where)
+        text = pick_field(names, wanted=options.text_field, usual=TEXT_NAMES, what="text", where=self.where)
         if text is None and len(names) == 1:
             other = next((mark for mark in ";\t|," if mark != self.delimiter and mark in fields[0]), None)
             if other is not None and options.has_header:
                 # Taken for one column, whole records would be scored as sentences, without a word.
                 raise InputError(
-                    f"{self.name}: expected fields between {self.delimiter!r}, got a header with {other!r} in it:"
+                    f"{self.where}: expected fields between {self.delimiter!r}, got a header with {other!r} in it:"
                     f" {names[0][:60]!r}; say --delimiter, or --text-field 1 if it is one column"
                 )
             text = 0
         if text is None:
             expected = "a column text or sentence, or one column"
-            raise missing_field(names, expected=expected, what="text", where=self.name)
+            raise missing_field(names, expected=expected, what="text", where=self.where)
         usual_ids = ID_NAMES if options.has_header else ()
-        self._id_index = pick_field(names, wanted=options.id_field, usual=usual_ids, what="id", where=self.name)
+        self._id_index = pick_field(names, wanted=options.id_field, usual=usual_ids, what="id", where=self.where)
         self._text_index = text
+        self.text_choice = self._choice(fields, text)
+        self.id_choice = None if self._id_index is None else self._choice(fields, self._id_index)
         self._width = len(fields)
         self._columns = fields if options.has_header else None
         return options.has_header
+
+    def _choice(self, fields: list[str], index: int) -> str:
+        return listed([fields[index].strip()]) if self.options.has_header else str(index + 1)
 
     def _row(self, fields: list[str], number: int) -> Row:
         """Return the row of a record that was not plainly good."""
@@ -171,7 +176,7 @@ class CsvReader(DelimitedReader):
                     # Reading on would take the first sentence for the header, and lose it.
                     why = self._fault(exc, taken).message
                     raise InputError(
-                        f"{name}, line {number}: the header cannot be read as csv: {why}; correct it"
+                        f"{self.where}, line {number}: the header cannot be read as csv: {why}; correct it"
                     ) from exc
                 yield failed_row(self._fault(exc, taken), None, name, number), [taken[0].removesuffix("\r")]
                 again.extendleft(reversed(taken[1:]))

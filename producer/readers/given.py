@@ -16,7 +16,7 @@ class GivenTexts(Reader):
     input_format = "txt"
 
     def __init__(self, texts: Sequence[str], options: ReaderOptions) -> None:
-        self.name = "--text"
+        self.name = self.where = "--text"
         self.options = options
         self.rules = RowRules(options.max_text_bytes)
         self.texts = texts

@@ -1,4 +1,4 @@
-"""jsonl: one JSON object per line."""
+"""jsonl: one JSON object per line; and files called .json, which may be that or one JSON document."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from producer.readers.base import ID_NAMES, TEXT_NAMES, Reader, Record, listed, 
 from producer.readers.options import ReaderOptions
 from producer.readers.streams import ByteSource
 from producer.rows import failed_row, id_from, is_plain_id, wrong_type
+from scorequeue.errors import InputError
 from scorequeue.jobs import ErrorCode, Row, RowError
 
 
@@ -18,8 +19,8 @@ class JsonLinesReader(Reader):
 
     input_format = "jsonl"
 
-    def __init__(self, source: ByteSource, options: ReaderOptions) -> None:
-        super().__init__(source, options)
+    def __init__(self, source: ByteSource, options: ReaderOptions, *, name: str | None = None) -> None:
+        super().__init__(source, options, name=name)
         self._text_name = options.text_field
         self._id_names = (options.id_field,) if options.id_field else ID_NAMES
         self._id_name: str | None = None
@@ -42,7 +43,7 @@ class JsonLinesReader(Reader):
                 try:
                     value = decode(line)
                 except (ValueError, RecursionError) as exc:
-                    yield self._overlong(line, number) or self._unreadable(line, number, exc), [line]
+                    yield self._overlong(line, number) or self._unreadable(line, number, exc), [line, None]
                     continue
                 if type(value) is dict:
                     if not self._is_settled:
@@ -56,12 +57,12 @@ class JsonLinesReader(Reader):
                         and 0 < len(text) <= most
                         and not text.isspace()
                     ):
-                        yield new_row(Row, (text, row_id, name, number, None)), [line]
+                        yield new_row(Row, (text, row_id, name, number, None)), [line, value]
                         continue
-                    yield self._row(value, row_id, number), [line]
+                    yield self._row(value, row_id, number), [line, value]
                 else:
                     fault = wrong_type(value, 'an object like {"text": "..."}')
-                    yield failed_row(fault, None, name, number), [line]
+                    yield failed_row(fault, None, name, number), [line, None]
 
     def _settle(self, value: dict[str, Any]) -> None:
         """Find the fields in the first object."""
@@ -73,10 +74,13 @@ class JsonLinesReader(Reader):
         if self._text_name is None and len(names) == 1:
             self._text_name = names[0]
         if self._text_name is None:
-            raise missing_field(names, expected="a field text or sentence, or one field", what="text", where=self.name)
+            raise missing_field(names, expected="a field text or sentence, or one field", what="text", where=self.where)
         for wanted, what in ((self.options.text_field, "text"), (self.options.id_field, "id")):
             if wanted is not None and wanted not in value:
-                raise missing_field(names, expected=f"a {what} field {wanted!r}", what=what, where=self.name)
+                raise missing_field(names, expected=f"a {what} field {wanted!r}", what=what, where=self.where)
+        self.text_choice = listed([self._text_name])
+        id_name = next((name for name in self._id_names if name in value), None)
+        self.id_choice = None if id_name is None else listed([id_name])
 
     def _id(self, value: dict[str, Any]) -> Any:
         for name in self._id_names:
@@ -109,3 +113,36 @@ class JsonLinesReader(Reader):
                 reason = "it is nested too deep" if isinstance(exc, RecursionError) else str(exc)
             fault = RowError(ErrorCode.INVALID_JSON, f"expected a JSON object: {reason}")
         return failed_row(fault, None, self.name, number)
+
+
+class JsonFileReader(JsonLinesReader):
+    """A file called .json: JSON lines are read as such, any other JSON is refused with what to do."""
+
+    def _records(self) -> Iterator[tuple[Row, Record]]:
+        """Look at the first line, before it costs a file of failed rows."""
+        start = self.source.peek().lstrip()
+        if start.startswith("["):
+            raise InputError(
+                f"{self.where}: expected one JSON object a line, got a JSON array; make lines of it:"
+                " jq -c '.[]' IN.json > OUT.jsonl"
+            )
+        if start and not start.startswith("{"):
+            raise InputError(
+                f"{self.where}: expected one JSON object a line, got {start[:20]!r}; say --input-format if it is"
+                " something else"
+            )
+        line, _, rest = start.partition("\n")
+        if rest and not _is_json(line):
+            raise InputError(
+                f"{self.where}: expected one JSON object a line, got an object over several lines (or a damaged first"
+                " line); make lines of it: jq -c . IN.json > OUT.jsonl, or say --input-format jsonl"
+            )
+        return super()._records()
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True

@@ -8,7 +8,7 @@ from typing import Self
 
 from scorequeue.errors import UsageError
 
-FORMATS = ("txt", "csv", "tsv", "jsonl")
+FORMATS = ("txt", "csv", "tsv", "jsonl", "parquet")
 AUTO = "auto"
 
 DEFAULT_MAX_TEXT_BYTES = 16 * 1024
@@ -21,12 +21,12 @@ class ReaderOptions:
     """What decides which rows an input has; the job keeps it, so that the input can be read the same way again.
 
     Attributes:
-        input_format: ``txt``, ``csv``, ``tsv`` or ``jsonl``; ``auto`` goes by the file's suffix.
+        input_format: ``txt``, ``csv``, ``tsv``, ``jsonl`` or ``parquet``; ``auto`` goes by the file's suffix.
         text_field: Name or 1-based number of the sentence's column; None: ``text``, ``sentence`` or the only one.
         id_field: The same for the id's; None: ``id`` or ``custom_id`` if there is one, else the row's position.
         has_header: Whether the first line of csv and tsv names the columns.
         delimiter: Between fields; None: a comma in csv, a tab in tsv.
-        encoding: Python's name of the input's encoding. A byte order mark is dropped.
+        encoding: Python's name of the input's encoding; parquet knows its own. A byte order mark is dropped.
         max_text_bytes: Most UTF-8 bytes of a sentence.
     """
 

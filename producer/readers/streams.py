@@ -13,7 +13,7 @@ import os
 import sys
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from scorequeue.errors import InputError
 
@@ -25,8 +25,11 @@ MAX_LINE_CHARACTERS = 8 * 1024 * 1024
 
 STDIN = "-"
 
+GZIP_MAGIC = b"\x1f\x8b"
+UNREADABLE_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
+"""What reading damaged gzip data raises."""
+
 _HEAD_BYTES = 16
-_GZIP_MAGIC = b"\x1f\x8b"
 _KINDS = {
     b"\x89PNG\r\n": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
@@ -34,7 +37,7 @@ _KINDS = {
     b"%PDF-": "a PDF document",
     b"PK\x03\x04": "a zip archive (or an Excel or Word file)",
     b"\xd0\xcf\x11\xe0": "an old Office document",
-    b"PAR1": "a parquet file",
+    b"PAR1": "a parquet file; say --input-format parquet",
     b"ARROW1": "an Arrow file",
     b"SQLite format 3\x00": "an SQLite database",
     b"\x7fELF": "a program",
@@ -70,18 +73,13 @@ class ByteSource:
 
     def __init__(self, path: str, *, name: str, encoding: str) -> None:
         self.name = name
-        try:
-            self.encoding = codecs.lookup(encoding).name
-            # Codecs such as base64 are no text encodings; str.encode knows, the registry does not say.
-            "".encode(self.encoding)
-        except (LookupError, ValueError):
-            raise InputError(f"expected an encoding like utf-8, latin-1 or utf-16, got {encoding!r}") from None
-        self._raw = _open(path, name)
+        self.encoding = _usable_encoding(encoding)
+        self._raw = open_bytes(path, name)
         self._owns = path != STDIN
         self._stream = self._raw
         try:
             self._head = self._read_head()
-            if self._head.startswith(_GZIP_MAGIC):
+            if self._head.startswith(GZIP_MAGIC):
                 self._unzip()
             elif path.endswith(".gz") and self._head:
                 raise InputError(f"{name}: expected gzip, as its suffix says, got something else; rename the file")
@@ -105,6 +103,10 @@ class ByteSource:
             return self._raw.tell()
         except (OSError, ValueError):
             return 0
+
+    def peek(self) -> str:
+        """Return the start of the input, as text: what was read with the head, and is read again as the first block."""
+        return self._head.decode(self.encoding, "scorequeue-mark").removeprefix("\ufeff")
 
     def line_blocks(self, *, keep_cr: bool = False) -> Iterator[list[str]]:
         r"""Yield the lines in blocks, without ``\n`` and, unless ``keep_cr``, without a ``\r`` before it.
@@ -159,7 +161,7 @@ class ByteSource:
         try:
             # read1 takes what a pipe has instead of waiting for a full block.
             return self._stream.read1(BLOCK_BYTES)  # type: ignore[attr-defined,no-any-return]
-        except (EOFError, gzip.BadGzipFile, zlib.error) as exc:
+        except UNREADABLE_GZIP as exc:
             raise InputError(f"{self.name}: the gzip data is damaged or cut off ({exc}); compress it again") from exc
         except OSError as exc:
             raise InputError(f"{self.name}: cannot be read: {exc.strerror or exc}") from exc
@@ -171,7 +173,7 @@ class ByteSource:
         return head
 
     def _unzip(self) -> None:
-        compressed = _Joined(self._head, self._raw)
+        compressed = JoinedStream(self._head, self._raw)
         self._stream = gzip.GzipFile(fileobj=compressed, mode="rb")  # type: ignore[call-overload]
         self._head = self._read_head()
 
@@ -183,21 +185,30 @@ class ByteSource:
             raise InputError(f"{self.name}: expected text, got what looks like {kind}")
 
 
-class _Joined:
+class Readable(Protocol):
+    """The little of a stream that it takes to read it."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return at most so many bytes; none at the end."""
+
+
+class JoinedStream:
     """A stream whose first bytes were already read; the little of a file that GzipFile needs."""
 
-    def __init__(self, head: bytes, rest: BinaryIO) -> None:
+    def __init__(self, head: bytes, rest: Readable) -> None:
         self._head = head
         self._rest = rest
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int = -1, /) -> bytes:
+        """Return at most so many bytes; none at the end."""
         if self._head:
             data, self._head = (self._head, b"") if size < 0 else (self._head[:size], self._head[size:])
             return data
         return self._rest.read(size)
 
 
-def _open(path: str, name: str) -> BinaryIO:
+def open_bytes(path: str, name: str) -> BinaryIO:
+    """Open a file, or standard input for ``-``; raises InputError with the reason if it cannot be."""
     if path == STDIN:
         return sys.stdin.buffer
     if os.path.isdir(path):
@@ -211,6 +222,19 @@ def _open(path: str, name: str) -> BinaryIO:
     except (OSError, ValueError) as exc:
         strerror = exc.strerror if isinstance(exc, OSError) and exc.errno != errno.EINVAL else str(exc)
         raise InputError(f"{name}: cannot be opened: {strerror}") from exc
+
+
+def _usable_encoding(encoding: str) -> str:
+    """Return Python's name of an encoding; refuse those that cannot decode a stream of text piece by piece."""
+    try:
+        name = codecs.lookup(encoding).name
+        # Codecs such as base64 are no text encodings, idna and punycode know no error handlers of ours, and some have
+        # no incremental decoder: the registry says none of it, so it is tried.
+        "a".encode(name).decode(name, "scorequeue-mark")
+        codecs.getincrementaldecoder(name)("scorequeue-mark").decode(b"")
+    except (LookupError, ValueError, TypeError):
+        raise InputError(f"expected an encoding like utf-8, latin-1 or utf-16, got {encoding!r}") from None
+    return name
 
 
 def _looks_like(head: bytes, encoding: str) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import encodings.aliases
 import gzip
 import io
 import json
@@ -12,10 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from producer.readers import FORMATS, ReaderOptions, open_input
+from producer.readers import ReaderOptions, open_input
 from producer.readers.streams import BLOCK_BYTES, MAX_LINE_CHARACTERS
 from scorequeue.errors import InputError, MissingFieldError, UsageError
 from scorequeue.jobs import ErrorCode, Row
+
+FORMATS = ("txt", "csv", "tsv", "jsonl")
+"""Those of lines; parquet has a module of its own."""
 
 SUFFIXES = {"txt": ".txt", "csv": ".csv", "tsv": ".tsv", "jsonl": ".jsonl"}
 
@@ -238,6 +243,15 @@ def test_byte_order_mark_is_no_part_of_the_header(read):
     assert texts(read("\ufefftext,x\na,b\n", "in.csv")) == ["a"]
 
 
+@pytest.mark.parametrize("options", [{}, {"text_field": "text"}])
+def test_a_text_column_that_is_there_twice_has_to_be_numbered(read, options):
+    """Nobody knows which one is meant, and half of the scores would be of the wrong sentences."""
+    with pytest.raises(MissingFieldError, match=r"expected one column 'text', found 2; say --text-field NUMBER"):
+        read("text,text\na,b\n", "in.csv", **options)
+
+    assert texts(read("text,text\na,b\n", "in.csv", text_field="2")) == ["b"]
+
+
 # --- jsonl ---
 
 
@@ -293,6 +307,45 @@ def test_json_fields_that_are_missing_are_listed(read):
         read('{"a": "x", "b": "y"}\n', "in.jsonl")
 
 
+@pytest.mark.parametrize("content", ['{"text": "One."}\n{"text": "Two."}\n', '\ufeff\n {"text": "One."}\n{"text": 5}'])
+def test_a_json_file_of_lines_is_jsonl(read, content):
+    assert "One." in texts(read(content, "in.json"))
+
+
+@pytest.mark.parametrize(
+    ("content", "advice"),
+    [
+        ('["One.", "Two."]', r"jq -c '\.\[\]'"),
+        ('\n [\n  {"text": "One."}\n]\n', r"jq -c '\.\[\]'"),
+        ('{\n  "text": "One."\n}\n', r"jq -c \."),
+        ("One.\nTwo.\n", "--input-format"),
+    ],
+)
+def test_any_other_json_file_says_what_to_do(read, content, advice):
+    """As txt, every line of it would be scored as a sentence."""
+    with pytest.raises(InputError, match=f"expected one JSON object a line.*{advice}"):
+        read(content, "in.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "options", "description"),
+    [
+        ("a\n", "in.txt", {}, "txt"),
+        ("id,sentence\n1,a\n", "in.csv", {}, "csv, text column 'sentence', id column 'id'"),
+        ("a\tb\n", "in.tsv", {"has_header": False, "text_field": "2"}, "tsv, text column 2"),
+        ('{"q": "a"}\n', "in.json", {}, "jsonl, text field 'q'"),
+        ('{"text": "a", "custom_id": 1}\n', "in.jsonl", {}, "jsonl, text field 'text', id field 'custom_id'"),
+    ],
+)
+def test_a_reader_says_what_it_chose(tmp_path, content, name, options, description):
+    path = tmp_path / name
+    path.write_text(content)
+
+    with open_input(path, ReaderOptions(**options)) as reader:
+        list(reader)
+        assert reader.description == description
+
+
 # --- streams ---
 
 
@@ -327,10 +380,21 @@ def test_encoding_can_be_named(read, encoding, text):
     assert texts(read(f"{text}\nmore\n".encode(encoding), encoding=encoding)) == [text, "more"]
 
 
-@pytest.mark.parametrize("encoding", ["nonsense", "base64", "rot13"])
-def test_an_unknown_encoding_is_refused(read, encoding):
+@pytest.mark.parametrize(
+    "encoding", ["nonsense", "base64", "rot13", "idna", "punycode", "undefined", "a\0b", "x" * 500]
+)
+def test_an_unusable_encoding_is_refused(read, encoding):
+    """Some codecs raise oddly, and only once there is something to decode: it is tried before the file is opened."""
     with pytest.raises(InputError, match="expected an encoding"):
         read("x\n", encoding=encoding)
+
+
+@pytest.mark.parametrize("encoding", sorted(set(encodings.aliases.aliases.values())))
+def test_every_codec_of_python_reads_or_is_refused(read, encoding):
+    """Whatever is named with --encoding, nobody sees a trace."""
+    for content in (b"A sentence.\nAnother one.\n", b"\xff\xfe\x00\x81 \n" * 20):
+        with contextlib.suppress(InputError):
+            assert all(row.text or row.error for row in read(content, encoding=encoding))
 
 
 @pytest.mark.parametrize(
