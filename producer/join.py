@@ -36,18 +36,19 @@ class JoinedChunk(NamedTuple):
     no_result: str
 
 
-def join(results: ResultReader, inputs: Inputs) -> Iterator[JoinedChunk]:
+def join(results: ResultReader, inputs: Inputs, *, is_one_table: bool = True) -> Iterator[JoinedChunk]:
     """Yield a job's chunks with the input's own records.
 
     Args:
         results: The job's results.
         inputs: The job's inputs, opened again with the job's options and under the same names.
+        is_one_table: Whether the records of all inputs are to stand in the same columns.
 
     Raises:
         ContentConflictError: The inputs are not what was submitted.
         InputError: The inputs have different columns, so that they do not fit into one table.
     """
-    records = _same_columns(inputs.records())
+    records = _same_columns(inputs.records()) if is_one_table else inputs.records()
     first_row = FIRST_ROW
     for record, result in results.all_chunks():
         piece = list(islice(records, record.rows))
@@ -56,7 +57,7 @@ def join(results: ResultReader, inputs: Inputs) -> Iterator[JoinedChunk]:
         if len(rows) != record.rows or _digest(rows, first_row) != record.digest:
             raise ContentConflictError(
                 f"expected the input that was submitted, but rows {first_row} to {last_row} have changed since"
-                f" ({', '.join(inputs.names)}); submit it again, or take the results without --join"
+                f" ({', '.join(inputs.where)}); submit it again, or take the results without --join"
             )
         no_result = "cancelled" if results.status.state.is_final else ""  # who follows a job learns late how it ends
         yield JoinedChunk(piece[0][0], first_row, rows, [fields for _, _, fields in piece], result, no_result)
@@ -64,7 +65,16 @@ def join(results: ResultReader, inputs: Inputs) -> Iterator[JoinedChunk]:
     if results.status.state.is_final and next(records, None) is not None:
         raise ContentConflictError(
             f"expected the input that was submitted, but there are more than its {first_row - 1} rows now"
-            f" ({', '.join(inputs.names)}); submit it again, or take the results without --join"
+            f" ({', '.join(inputs.where)}); submit it again, or take the results without --join"
+        )
+
+
+def check_same_columns(first: Reader, other: Reader) -> None:
+    """Refuse an input whose records do not fit into the table of the first one's; raises InputError."""
+    if first.shape != other.shape:
+        raise InputError(
+            f"expected inputs of one format with the same columns to join, got {first.where} and {other.where};"
+            " submit them as two jobs"
         )
 
 
@@ -81,10 +91,5 @@ def _same_columns(records: Iterator[tuple[Reader, Row, Record]]) -> Iterator[tup
         if reader is not known:
             known = reader
             first = first or reader
-            ours, theirs = (first.input_format, first.columns), (reader.input_format, reader.columns)
-            if ours != theirs:
-                raise InputError(
-                    f"expected inputs of one format with the same columns to join, got {first.name} and {reader.name};"
-                    " submit them as two jobs"
-                )
+            check_same_columns(first, reader)
         yield item

@@ -19,11 +19,11 @@ from scorequeue.folders import sync_folder
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
-def write_output(pieces: Iterable[str], output: str | None, *, is_live: bool = False) -> None:
-    """Write text as UTF-8.
+def write_output(pieces: Iterable[str] | Iterable[bytes], output: str | None, *, is_live: bool = False) -> None:
+    """Write bytes as they are, or text as UTF-8.
 
     Args:
-        pieces: The text; if making it fails, a file that was there before stays as it was. A file is on the disk,
+        pieces: What to write; if making it fails, a file that was there before stays as it was. A file is on the disk,
             under its name, when this returns.
         output: A file, or None or ``-`` for standard output.
         is_live: Whether each piece goes to its reader at once.
@@ -113,13 +113,20 @@ def _is_stdout(path: Path) -> bool:
         return False
 
 
-def _write(pieces: Iterable[str], file: BinaryIO, *, is_live: bool = False) -> None:
+def replace_surrogates(text: str) -> str:
+    """Return a text that UTF-8 can carry: what was no text in the input, and is marked as such, becomes U+FFFD."""
+    return _SURROGATES.sub("\ufffd", text)
+
+
+def _write(pieces: Iterable[str] | Iterable[bytes], file: BinaryIO, *, is_live: bool = False) -> None:
     for piece in pieces:
-        try:
-            data = piece.encode()
-        except UnicodeEncodeError:
-            # What was no text in the input is marked by lone surrogates, which UTF-8 cannot carry.
-            data = _SURROGATES.sub("\ufffd", piece).encode()
+        if isinstance(piece, bytes):
+            data = piece
+        else:
+            try:
+                data = piece.encode()
+            except UnicodeEncodeError:
+                data = replace_surrogates(piece).encode()
         file.write(data)
         if is_live:
             file.flush()

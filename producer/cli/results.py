@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "output_format",
-    type=click.Choice(["jsonl", "csv", "tsv", "table"]),
+    type=click.Choice(["jsonl", "csv", "tsv", "parquet", "table"]),
     help="Default: by the suffix of --output, else a table on a terminal, else jsonl.",
 )
 @click.option("--output", metavar="FILE", type=click.Path(), help="Write to a file, which appears once it is whole.")
@@ -56,9 +56,12 @@ def results(
     """
     from producer.cli.show import note_missing_workers, write_results
     from producer.inputs import Inputs
+    from producer.joinable import check_join
     from producer.output import check_output, check_stdout
+    from producer.patterns import expand, shown
     from producer.writers import choose_format
 
+    joined = expand(joined)
     if joined and only_errors:
         raise UsageError("expected either --join or --errors, got both")
     if follow and (partial or discard):
@@ -76,9 +79,9 @@ def results(
             note_missing_workers(reader.status, started.narrator)
         else:
             reader = job.reader(partial=partial)
-        inputs = None
+        inputs = columns = None
         if joined:
-            inputs = Inputs.reopen(joined, reader.reader_options(), names=reader.status.source)
+            inputs = Inputs.reopen(joined, reader.reader_options(), names=reader.status.source, where=shown(joined))
         try:
             output_format = choose_format(
                 output_format,
@@ -86,11 +89,14 @@ def results(
                 is_terminal=sys.stdout.isatty(),
                 joined=inputs.readers[0].input_format if inputs else None,
             )
+            if inputs is not None:
+                columns = check_join(inputs, output_format)
             write_results(
                 job,
                 output_format=output_format,
                 output=output,
                 inputs=inputs,
+                columns=columns,
                 partial=partial,
                 only_errors=only_errors,
                 followed=reader if follow else None,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from producer.downloads import ResultReader
     from producer.inputs import Inputs
     from producer.job import Job
+    from producer.joinable import Column
     from producer.progress import Narrator
     from scorequeue.jobs import JobStatus
 
@@ -29,11 +30,23 @@ def write_results(
     output_format: str,
     output: str | None,
     inputs: Inputs | None,
+    columns: Sequence[Column] | None = None,
     partial: bool,
     only_errors: bool = False,
     followed: ResultReader | None = None,
 ) -> None:
-    """Write a job's results, joined to its inputs if they are given; as they come, if they are followed."""
+    """Write a job's results; as they come, if they are followed.
+
+    Args:
+        job: The job.
+        output_format: A name that ``choose_format`` gave.
+        output: A file, or None or ``-`` for standard output.
+        inputs: Its inputs, to which they are joined.
+        columns: The columns that ``check_join`` found.
+        partial: Whether to take what is there while it runs.
+        only_errors: Whether to leave out the rows that were scored.
+        followed: The reader that follows it.
+    """
     from producer.join import join
     from producer.output import write_output
     from producer.writers import render_joined, render_results, render_table
@@ -45,10 +58,10 @@ def write_results(
 
         is_file = output is not None and output != "-"
         console = Console(file=io.StringIO(), width=_FILE_WIDTH) if is_file else Console(file=sys.stdout)
-        rows = join(reader, inputs) if inputs is not None else reader.chunks()
+        rows = join(reader, inputs, is_one_table=False) if inputs is not None else reader.chunks()
         write_output(render_table(console, rows, only_errors=only_errors), output, is_live=is_live)
     elif inputs is not None:
-        write_output(render_joined(output_format, join(reader, inputs)), output, is_live=is_live)
+        write_output(render_joined(output_format, join(reader, inputs), columns=columns), output, is_live=is_live)
     else:
         pieces = render_results(output_format, reader.chunks(), only_errors=only_errors)
         write_output(pieces, output, is_live=is_live)

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from producer.upload import UploadProgress
     from scorequeue.jobs import JobStatus
 
-_INPUT_FORMATS = ("auto", "txt", "csv", "tsv", "jsonl")
-_OUTPUT_FORMATS = ("jsonl", "csv", "tsv", "table")
+_INPUT_FORMATS = ("auto", "txt", "csv", "tsv", "jsonl", "parquet")
+_OUTPUT_FORMATS = ("jsonl", "csv", "tsv", "parquet", "table")
 
 
 @click.command(epilog="Example: producer submit in.csv --wait --join --output scored.csv")
@@ -101,10 +101,12 @@ _OUTPUT_FORMATS = ("jsonl", "csv", "tsv", "table")
 def submit(ctx: click.Context, /, **options: Any) -> None:
     """Submit files of sentences as one job, and print its id.
 
-    Reads txt, csv, tsv and jsonl, each also gzipped, from files or from standard input (-). Rows that cannot be scored
-    keep their place and end as failed rows with their line number; --dry-run finds them beforehand. With --wait the
-    results are written instead of the id, as a table on a terminal, else in the format of --output or as jsonl.
+    Reads txt, csv, tsv, jsonl and parquet, each also gzipped, from files, from patterns such as 'data/*.csv' and from
+    standard input (-), and says on stderr which format and columns it chose. Rows that cannot be scored keep their place
+    and end as failed rows with their line number; --dry-run finds them beforehand. With --wait the results are written
+    instead of the id, as a table on a terminal, else in the format of --output or as jsonl.
     """
+    options["paths"] = _expanded(options["paths"])
     _check(options)
     started = start(
         ctx, chunk_rows=options["chunk_rows"], max_outstanding=options["max_outstanding"], ttl_s=options["ttl"]
@@ -116,6 +118,8 @@ def submit(ctx: click.Context, /, **options: Any) -> None:
 
             report_inputs(started, source.inputs, options)
             return
+        for line in source.inputs.descriptions():
+            started.narrator.note(line)
         with stack.enter_context(started.connect()) as client:
             key = options["idempotency_key"]
             come_back_later(_incomplete(key))
@@ -165,14 +169,15 @@ class _Source:
 
     def __init__(self, started: Start, options: dict[str, Any], stack: ExitStack) -> None:
         from producer.inputs import Inputs
+        from producer.joinable import check_join
+        from producer.patterns import shown
         from producer.writers import choose_format
 
         self._texts: tuple[str, ...] = options["texts"]
         self._stack = stack
         self._options = _reader_options(started, options)
         self.paths: list[str] = list(options["paths"]) or ([] if self._texts else ["-"])
-        # A name that is no UTF-8 would not travel to the ledger.
-        names = ["stdin" if path == "-" else os.fsencode(path).decode(errors="replace") for path in self.paths]
+        names = shown(self.paths)  # one that is no UTF-8 would not travel to the ledger
         to_terminal = sys.stdout.isatty()
         # A table on a terminal shows the sentences, so it reads the input again too.
         is_shown = choose_format(options["output_format"], options["output"], is_terminal=to_terminal, joined="csv")
@@ -182,7 +187,7 @@ class _Source:
         if self._texts:
             self.inputs = Inputs.of_texts(self._texts, self._options)
         else:
-            self.inputs = Inputs.open(self.paths, self._options, names=names)
+            self.inputs = Inputs.open(self.paths, self._options, names=names, only_rows=True)
         stack.callback(self.inputs.close)
         self.output_format = "jsonl"
         if options["wait"]:
@@ -190,6 +195,7 @@ class _Source:
             self.output_format = choose_format(
                 options["output_format"], options["output"], is_terminal=to_terminal, joined=joined
             )
+        self.columns = check_join(self.inputs, self.output_format) if self.is_joined else None
 
     def again(self, reader_options: dict[str, str], status: JobStatus) -> Inputs:
         """Open the inputs again, the way the job read them."""
@@ -212,7 +218,14 @@ def _wait(started: Start, job: Job, source: _Source, options: dict[str, Any], *,
     inputs = source.again(job.reader().reader_options(), status) if source.is_joined else None
     is_to_file = options["output"] not in (None, "-")
     if is_to_file or not options["as_json"]:
-        write_results(job, output_format=source.output_format, output=options["output"], inputs=inputs, partial=False)
+        write_results(
+            job,
+            output_format=source.output_format,
+            output=options["output"],
+            inputs=inputs,
+            columns=source.columns,
+            partial=False,
+        )
     if is_to_file:
         started.narrator.note(f"wrote {status.total - status.cancelled:,} rows to {options['output']}")
     if options["as_json"]:
@@ -243,6 +256,12 @@ def _print_submitted(started: Start, job: Job, *, as_json: bool) -> None:
         if as_json:
             print_status(status, as_json=True)
         note_missing_workers(status, started.narrator)
+
+
+def _expanded(paths: tuple[str, ...]) -> tuple[str, ...]:
+    from producer.patterns import expand
+
+    return expand(paths)
 
 
 def _check(options: dict[str, Any]) -> None:

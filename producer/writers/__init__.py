@@ -1,6 +1,6 @@
-"""Results -> jsonl, csv, tsv, or a table for eyes; alone, or joined to the input they were made from.
+"""Results -> jsonl, csv, tsv, parquet, or a table for eyes; alone, or joined to the input they were made from.
 
-Every renderer yields pieces of text, about one a chunk; memory stays flat.
+Every renderer yields pieces of text, about one a chunk, or row groups of bytes; memory stays flat.
 """
 
 from __future__ import annotations
@@ -14,9 +14,17 @@ from scorequeue.errors import UsageError
 
 __all__ = ["FORMATS", "choose_format", "render_joined", "render_results", "render_table"]
 
-FORMATS = ("jsonl", "csv", "tsv", "table")
+FORMATS = ("jsonl", "csv", "tsv", "parquet", "table")
 
-_SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv"}
+_SUFFIXES = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
 
 
 def choose_format(wanted: str | None, output: str | None, *, is_terminal: bool, joined: str | None = None) -> str:
@@ -29,8 +37,20 @@ def choose_format(wanted: str | None, output: str | None, *, is_terminal: bool, 
         joined: Format of the input that they are joined to, if they are.
 
     Raises:
-        UsageError: The suffix stands for no format.
+        UsageError: The suffix stands for no format, or parquet would go to a terminal.
+        MissingExtraError: They are to become parquet, and pyarrow is not installed.
     """
+    chosen = _choose(wanted, output, is_terminal=is_terminal, joined=joined)
+    if chosen == "parquet":
+        from producer.arrow import pyarrow
+
+        if output in (None, "-") and is_terminal:
+            raise UsageError("expected parquet to go to a file or a pipe, got a terminal; name an --output")
+        pyarrow()
+    return chosen
+
+
+def _choose(wanted: str | None, output: str | None, *, is_terminal: bool, joined: str | None) -> str:
     if wanted:
         return wanted
     if output is not None and output != "-":
@@ -38,7 +58,9 @@ def choose_format(wanted: str | None, output: str | None, *, is_terminal: bool, 
         if suffix in _SUFFIXES:
             return _SUFFIXES[suffix]
         if suffix or joined is None:
-            raise UsageError(f"expected an output file named *.jsonl, *.csv or *.tsv, got {output!r}; or say --format")
+            raise UsageError(
+                f"expected an output file named *.jsonl, *.csv, *.tsv or *.parquet, got {output!r}; or say --format"
+            )
     elif is_terminal:
         return "table"
     if joined is None:

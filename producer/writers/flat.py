@@ -19,14 +19,20 @@ _BREAKS = re.compile("[\t\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 _NEEDS_QUOTES = re.compile('[,"\n\r]|^ | $')
 
 
-def render_results(output_format: str, chunks: Iterable[ChunkResult], *, only_errors: bool = False) -> Iterator[str]:
-    """Yield results as text.
+def render_results(
+    output_format: str, chunks: Iterable[ChunkResult], *, only_errors: bool = False
+) -> Iterator[str] | Iterator[bytes]:
+    """Yield results, as text or as the bytes of a parquet file.
 
     Args:
-        output_format: ``jsonl``, ``csv`` or ``tsv``.
+        output_format: ``jsonl``, ``csv``, ``tsv`` or ``parquet``.
         chunks: The results in input order.
         only_errors: Whether to leave out the rows that were scored.
     """
+    if output_format == "parquet":
+        from producer.writers.columnar import results_parquet
+
+        return results_parquet(chunks, only_errors=only_errors)
     if output_format == "jsonl":
         return (_jsonl_chunk(chunk, only_errors) for chunk in chunks)
     field, delimiter = (csv_field, ",") if output_format == "csv" else (tsv_field, "\t")
@@ -52,6 +58,17 @@ def best_labels(result: ChunkResult) -> tuple[list[str], list[float], list[tuple
     return [result.labels[row.index(score)] for row, score in zip(rows, best, strict=True)], best, rows
 
 
+def labels_first(chunks: Iterable[ChunkResult]) -> tuple[Iterator[ChunkResult], tuple[str, ...]]:
+    """Return all the chunks, and the labels of the first one that has any."""
+    chunks = iter(chunks)
+    held: list[ChunkResult] = []
+    for chunk in chunks:
+        held.append(chunk)
+        if chunk.labels:
+            break
+    return chain(held, chunks), held[-1].labels if held else ()
+
+
 def _jsonl_chunk(result: ChunkResult, only_errors: bool) -> str:
     scores = ", ".join(_literal(json_text(label)) + ": %.6f" for label in result.labels)
     line = (
@@ -74,13 +91,7 @@ def _delimited(
     field: Callable[[str], str], delimiter: str, chunks: Iterable[ChunkResult], only_errors: bool
 ) -> Iterator[str]:
     """Yield a header and the rows. The labels are those of the first chunk that has any."""
-    chunks = iter(chunks)
-    held: list[ChunkResult] = []
-    for chunk in chunks:
-        held.append(chunk)
-        if chunk.labels:
-            break
-    labels = held[-1].labels if held else ()
+    chunks, labels = labels_first(chunks)
     score_names = [f"score_{label}" for label in labels]
     names = ["row", "id", "label", "score", *score_names, "truncated", "model_version", "error_code", "error_message"]
     yield delimiter.join(map(field, names)) + "\n"
@@ -92,7 +103,7 @@ def _delimited(
         cells = [str(number), row_id, "", "", *[""] * len(labels), "", result.model_version, code.value, message]
         return delimiter.join(map(field, cells)) + "\n"
 
-    for chunk in chain(held, chunks):
+    for chunk in chunks:
         version = _literal(field(chunk.model_version))
         cells = ["%d", "%s", "%s", "%.6f", *["%.6f"] * len(labels), "%s", version, "", ""]
         line = delimiter.join(cells) + "\n"

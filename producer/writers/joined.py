@@ -1,6 +1,7 @@
 """The input's own records in order, each with pred_label, pred_score and pred_error.
 
-csv and tsv keep their columns, jsonl keeps its objects as they are written, txt becomes a table with a text column.
+csv, tsv and parquet keep their columns, jsonl keeps its objects as they are written and in a table becomes a column for
+each field, txt becomes a table with a text column.
 Output is UTF-8; what was no text in the input comes out as U+FFFD.
 """
 
@@ -14,26 +15,30 @@ from json.encoder import encode_basestring as json_text
 from typing import Any
 
 from producer.join import JoinedChunk
+from producer.joinable import NO_OBJECT, PRED_COLUMNS, TABLES, Column, taken
 from producer.readers.base import Reader
+from producer.writers.cells import as_texts, as_values
 from producer.writers.flat import best_labels, csv_lines, tsv_field
-from scorequeue.errors import InputError, UsageError
-
-PRED_COLUMNS = ("pred_label", "pred_score", "pred_error")
+from scorequeue.errors import UsageError
 
 Prediction = tuple[str, str, str]
 """Label, score with six decimals, error code: empty texts where there is none."""
 
 
-def render_joined(output_format: str, chunks: Iterable[JoinedChunk]) -> Iterator[str]:
-    """Yield the joined rows as text.
+def render_joined(
+    output_format: str, chunks: Iterable[JoinedChunk], *, columns: Sequence[Column] | None = None
+) -> Iterator[str] | Iterator[bytes]:
+    """Yield the joined rows, as text or as the bytes of a parquet file.
 
     Args:
-        output_format: ``jsonl``, ``csv`` or ``tsv``.
+        output_format: ``jsonl``, ``csv``, ``tsv`` or ``parquet``.
         chunks: The joined chunks in input order.
+        columns: What jsonl's fields are in a table, as ``check_join`` found them.
 
     Raises:
-        UsageError: jsonl was to become csv or tsv.
+        UsageError: jsonl was to become a table, and its columns were not given.
         InputError: The input has a column of our names already.
+        ContentConflictError: jsonl has a field that is not among its columns.
     """
     chunks = iter(chunks)
     first = next(chunks, None)
@@ -42,11 +47,16 @@ def render_joined(output_format: str, chunks: Iterable[JoinedChunk]) -> Iterator
     reader = first.reader
     _check_names(reader)
     rest = chain([first], chunks)
-    if output_format != "jsonl" and reader.input_format == "jsonl":
-        raise UsageError(f"expected --format jsonl to join jsonl (its objects have no columns), got {output_format}")
+    is_from_jsonl = reader.input_format == "jsonl"
+    if output_format in TABLES and is_from_jsonl and columns is None:
+        raise UsageError(f"expected the columns of jsonl to join it into {output_format}, got none; see check_join")
     if output_format == "jsonl":
-        return _jsonl_from_jsonl(rest) if reader.input_format == "jsonl" else _jsonl_from_fields(rest)
-    return _delimited(output_format, reader, rest)
+        return _jsonl_from_jsonl(rest) if is_from_jsonl else _jsonl_from_fields(rest)
+    if output_format == "parquet":
+        from producer.writers.columnar import joined_parquet
+
+        return joined_parquet(rest, columns)
+    return _delimited(output_format, reader, rest, columns)
 
 
 def predictions(chunk: JoinedChunk) -> list[Prediction]:
@@ -63,28 +73,36 @@ def predictions(chunk: JoinedChunk) -> list[Prediction]:
     return found
 
 
-def field_names(reader: Reader, width: int) -> list[str]:
-    """Return names for the input's fields; numbered ones where the input names none."""
-    return list(reader.columns) if reader.columns is not None else [f"column_{n + 1}" for n in range(width)]
+def table_names(chunk: JoinedChunk, columns: Sequence[Column] | None) -> list[str]:
+    """Return names for the input's fields, those of the first record numbered where the input names none."""
+    if columns is not None:
+        return [column.name for column in columns]
+    names = chunk.reader.columns
+    return list(names) if names is not None else [f"column_{n + 1}" for n in range(len(chunk.records[0]))]
 
 
-def _distinct(names: Sequence[str]) -> list[str]:
+def distinct(names: Sequence[str]) -> list[str]:
     """Return names that can be keys: an empty one is numbered, a repeated one counted."""
-    found: list[str] = []
+    found: dict[str, None] = {}
     for number, name in enumerate(names, 1):
-        base = name or f"column_{number}"
-        count = 1 + sum(other == base or other.startswith(f"{base}_") for other in found)
-        found.append(base if base not in found else f"{base}_{count}")
-    return found
+        base = new = name or f"column_{number}"
+        count = 1
+        while new in found or (count > 1 and new in names):
+            count += 1
+            new = f"{base}_{count}"
+        found[new] = None
+    return list(found)
 
 
 def _check_names(reader: Reader) -> None:
     for name in PRED_COLUMNS:
         if reader.columns is not None and name in reader.columns:
-            raise InputError(f"{reader.name}: expected no column {name} to join results to; rename or drop it")
+            raise taken(reader.where, f"column {name}")
 
 
-def _delimited(output_format: str, reader: Reader, chunks: Iterable[JoinedChunk]) -> Iterator[str]:
+def _delimited(
+    output_format: str, reader: Reader, chunks: Iterable[JoinedChunk], columns: Sequence[Column] | None
+) -> Iterator[str]:
     is_same = output_format == reader.input_format
     delimiter = getattr(reader, "delimiter", None) if is_same else None
     delimiter = delimiter or ("\t" if output_format == "tsv" else ",")
@@ -93,12 +111,13 @@ def _delimited(output_format: str, reader: Reader, chunks: Iterable[JoinedChunk]
     width: int | None = None
     for chunk in chunks:
         if width is None:
-            width = len(reader.columns) if reader.columns is not None else _width(chunk)
+            names = table_names(chunk, columns)
+            width = len(names)
             if is_named:
-                yield _lines([[*field_names(reader, width), *PRED_COLUMNS]], output_format, delimiter)
+                yield _lines([[*names, *PRED_COLUMNS]], output_format, delimiter)
         rows = [
-            (*(record if len(record) == width else _fitted(record, width)), *prediction)
-            for record, prediction in zip(chunk.records, predictions(chunk), strict=True)
+            (*(record if len(record) == width else fitted(record, width)), *prediction)
+            for record, prediction in zip(as_texts(chunk, columns), predictions(chunk), strict=True)
         ]
         yield _lines(rows, output_format, delimiter)
 
@@ -109,12 +128,7 @@ def _lines(rows: Sequence[Sequence[str]], output_format: str, delimiter: str) ->
     return "".join(delimiter.join(map(tsv_field, row)) + "\n" for row in rows)
 
 
-def _width(chunk: JoinedChunk) -> int:
-    """Return the number of fields where no header says it: that of the first record."""
-    return len(chunk.records[0])
-
-
-def _fitted(record: Sequence[str], width: int) -> list[str]:
+def fitted(record: Sequence[str], width: int) -> list[str]:
     """Make a faulty record as wide as the others, so that the predictions stand in their columns."""
     if len(record) > width:
         return [*record[: width - 1], " ".join(record[width - 1 :])]
@@ -124,10 +138,10 @@ def _fitted(record: Sequence[str], width: int) -> list[str]:
 def _jsonl_from_fields(chunks: Iterable[JoinedChunk]) -> Iterator[str]:
     names: list[str] | None = None
     for chunk in chunks:
-        names = names or _distinct(field_names(chunk.reader, _width(chunk)))
+        names = names or distinct(table_names(chunk, None))
         lines = []
-        for record, prediction in zip(chunk.records, predictions(chunk), strict=True):
-            value = dict(zip(names, record if len(record) == len(names) else _fitted(record, len(names)), strict=True))
+        for record, prediction in zip(as_values(chunk), predictions(chunk), strict=True):
+            value = dict(zip(names, record if len(record) == len(names) else fitted(record, len(names)), strict=True))
             lines.append(json.dumps(value, ensure_ascii=False)[:-1] + ", " + _members(prediction) + "}\n")
         yield "".join(lines)
 
@@ -135,26 +149,21 @@ def _jsonl_from_fields(chunks: Iterable[JoinedChunk]) -> Iterator[str]:
 def _jsonl_from_jsonl(chunks: Iterable[JoinedChunk]) -> Iterator[str]:
     for chunk in chunks:
         lines = []
-        for row, (line,), prediction in zip(chunk.rows, chunk.records, predictions(chunk), strict=True):
+        for row, (line, value), prediction in zip(chunk.rows, chunk.records, predictions(chunk), strict=True):
             if row.error is None and '"pred_' not in line:
                 # The object stays as it is written: order, spacing, numbers.
                 lines.append(line.rstrip()[:-1].rstrip() + ", " + _members(prediction) + "}\n")
             else:
-                lines.append(_rewritten(chunk.reader, line, prediction))
+                lines.append(_rewritten(chunk.reader, line, value, prediction))
         yield "".join(lines)
 
 
-def _rewritten(reader: Reader, line: str, prediction: Prediction) -> str:
+def _rewritten(reader: Reader, line: str, value: dict[str, Any] | None, prediction: Prediction) -> str:
     """Return the joined line of an object that has to be looked at, or of a line that is none."""
-    try:
-        value: Any = json.loads(line)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        value = {"input": line}
+    value = {NO_OBJECT: line} if value is None else value
     for name in PRED_COLUMNS:
         if name in value:
-            raise InputError(f"{reader.name}: expected no field {name} to join results to; rename or drop it")
+            raise taken(reader.where, f"field {name}")
     body = json.dumps(value, ensure_ascii=False)[1:-1]
     return "{" + body + (", " if body else "") + _members(prediction) + "}\n"
 

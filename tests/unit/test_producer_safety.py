@@ -93,4 +93,4 @@ def test_lone_carriage_return_is_quoted() -> None:
 def test_unknown_suffix_is_refused_joined_or_not() -> None:
     for joined in (None, "csv"):
         with pytest.raises(UsageError, match="--format"):
-            choose_format(None, "scored.parquet", is_terminal=False, joined=joined)
+            choose_format(None, "scored.xlsx", is_terminal=False, joined=joined)

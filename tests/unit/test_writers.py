@@ -223,13 +223,6 @@ def test_an_input_that_was_joined_before_is_refused(tmp_path, name, content):
         "".join(render_joined(name.rpartition(".")[2], chunks))
 
 
-def test_jsonl_does_not_become_csv(tmp_path):
-    chunks = joined(tmp_path, "in.jsonl", '{"text": "a"}\n{"text": ""}\n{"text": "b"}\n')
-
-    with pytest.raises(UsageError, match="--format jsonl"):
-        "".join(render_joined("csv", chunks))
-
-
 def test_the_table_shows_sentences_beside_verdicts(tmp_path):
     chunks = joined(tmp_path, "in.txt", "Who did you see?\n\nWho you did see?\n")
 
