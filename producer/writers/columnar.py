@@ -20,11 +20,14 @@ from producer.writers.joined import distinct, fitted, predictions, table_names
 from scorequeue.columns import ChunkResult
 from scorequeue.errors import ContentConflictError
 
-GROUP_ROWS = 64 * 1024
+GROUP_ROWS = 32 * 1024
 """Rows of a row group."""
 
 GROUP_BYTES = 16 * 1024 * 1024
-"""Bytes of texts after which a row group ends though it has fewer rows."""
+"""Bytes after which a row group ends though it has fewer rows."""
+
+_LIST_ROWS = 2048
+"""Rows that wait as Python's values, which take ten times the memory of arrays."""
 
 
 def results_parquet(chunks: Iterable[ChunkResult], *, only_errors: bool = False) -> Iterator[bytes]:
@@ -92,7 +95,7 @@ def joined_parquet(chunks: Iterable[JoinedChunk], columns: Sequence[Column] | No
 
 
 class _Table:
-    """Collects columns and hands out the bytes of a row group when there is enough for one.
+    """Collects rows and hands out the bytes of a row group when there are enough for one.
 
     Args:
         schema: The pyarrow schema.
@@ -103,35 +106,46 @@ class _Table:
         self._sink = _Sink()
         self._writer = pyarrow_parquet().ParquetWriter(self._sink, schema, write_page_checksum=True)
         self._columns: list[list[Any]] = [[] for _ in schema]
+        self._held: list[Any] = []  # tables that are to be one row group
+        self._rows = 0
         self._bytes = 0
 
     def add(self, columns: Sequence[Sequence[Any]]) -> Iterator[bytes]:
         """Take rows, column by column."""
         for ours, new in zip(self._columns, columns, strict=True):
             ours.extend(new)
-            if new and isinstance(new[0], str):
-                self._bytes += sum(len(value) for value in new if value is not None)
-        if len(self._columns[0]) >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
-            yield from self._group()
+        if len(self._columns[0]) >= _LIST_ROWS:
+            yield from self._pack()
 
     def add_table(self, table: Any) -> Iterator[bytes]:
-        """Take rows that are a pyarrow table already, as a row group of their own."""
-        self._writer.write_table(table, row_group_size=max(1, table.num_rows))
-        yield from self._sink.take()
+        """Take rows that are a pyarrow table already."""
+        self._held.append(table)
+        self._rows += table.num_rows
+        self._bytes += table.nbytes
+        if self._rows >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
+            yield from self._group()
 
     def end(self) -> Iterator[bytes]:
         """Write what is left, and the file's end."""
+        yield from self._pack()
         yield from self._group()
         self._writer.close()
         yield from self._sink.take()
 
-    def _group(self) -> Iterator[bytes]:
+    def _pack(self) -> Iterator[bytes]:
+        """Turn lists into arrays."""
         if not self._columns[0]:
             return
         arrays = [_array(values, field.type) for values, field in zip(self._columns, self._schema, strict=True)]
         self._columns = [[] for _ in self._schema]
-        self._bytes = 0
         yield from self.add_table(pyarrow().Table.from_arrays(arrays, schema=self._schema))
+
+    def _group(self) -> Iterator[bytes]:
+        if not self._held:
+            return
+        self._writer.write_table(pyarrow().concat_tables(self._held), row_group_size=self._rows)
+        self._held, self._rows, self._bytes = [], 0, 0
+        yield from self._sink.take()
 
 
 class _Sink(io.RawIOBase):
@@ -227,25 +241,23 @@ def _parquet_from_parquet(chunks: Iterable[JoinedChunk], schema: Any, ours: Sequ
     for field in ours:
         schema = schema.append(field)
     table = _Table(schema)
-    held: list[Any] = []
-    predicted: list[list[Any]] = [[], [], []]
-    size = 0
+    batches: list[Any] = []
+    predicted: list[list[Any]] = [[] for _ in ours]
 
-    def group() -> Iterator[bytes]:
-        nonlocal held, predicted, size
-        if held:
-            whole = arrow.Table.from_batches(held)
-            arrays = [_array(values, field.type) for values, field in zip(predicted, ours, strict=True)]
-            yield from table.add_table(arrow.Table.from_arrays([*whole.columns, *arrays], schema=schema))
-        held, predicted, size = [], [[], [], []], 0
+    def rows() -> Iterator[bytes]:
+        arrays = [_array(values, field.type) for values, field in zip(predicted, ours, strict=True)]
+        columns = arrow.Table.from_batches(batches).columns
+        yield from table.add_table(arrow.Table.from_arrays([*columns, *arrays], schema=schema))
+        batches.clear()
+        for values in predicted:
+            values.clear()
 
     for chunk in chunks:
-        for batch in batch_slices(chunk.records):
-            held.append(batch.replace_schema_metadata(None))
-            size += batch.nbytes
-        for column, new in zip(predicted, _predicted(chunk), strict=True):
-            column.extend(new)
-        if len(predicted[0]) >= GROUP_ROWS or size >= GROUP_BYTES:
-            yield from group()
-    yield from group()
+        batches.extend(batch.replace_schema_metadata(None) for batch in batch_slices(chunk.records))
+        for values, new in zip(predicted, _predicted(chunk), strict=True):
+            values.extend(new)
+        if len(predicted[0]) >= _LIST_ROWS:
+            yield from rows()
+    if batches:
+        yield from rows()
     yield from table.end()

@@ -335,7 +335,7 @@ def test_rows_are_written_in_groups_as_they_come(tmp_path):
     write_output(iter([first, *pieces]), str(tmp_path / "out.parquet"))
 
     meta = pq.ParquetFile(tmp_path / "out.parquet").metadata
-    assert [meta.row_group(n).num_rows // 1000 for n in range(meta.num_row_groups)] == [65, 65, 18]
+    assert [meta.row_group(n).num_rows // 1000 for n in range(meta.num_row_groups)] == [32, 32, 32, 32, 18]
     assert list(tmp_path.iterdir()) == [tmp_path / "out.parquet"]
 
 

@@ -514,6 +514,37 @@ def test_any_bytes_give_rows_or_a_clean_error(tmp_path_factory, input_format, en
     check()
 
 
+GOOD = {
+    "txt": "One sentence.\r\n\r\nZwölf Sätze.\nThree.\n" * 20,
+    "csv": 'id,text,n\n1,"One, ""two""\nand three.",x\n2,Zwölf.,\r\n,,\n' * 20,
+    "tsv": 'id\ttext\n1\t"One\n2\tZwölf.\n\t\n' * 20,
+    "jsonl": '{"id": 1, "text": "One."}\n{"text": "Zw\\u00f6lf."}\n{"text": null}\n\n' * 20,
+}
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES.values(), ".json"])
+@pytest.mark.parametrize("is_zipped", [False, True])
+def test_any_damage_to_a_good_file_gives_rows_or_a_clean_error(tmp_path_factory, suffix, is_zipped):
+    """A few bytes that are others, here in the text and there in the gzip around it."""
+    good = GOOD.get(suffix[1:], GOOD["jsonl"]).encode()
+    good = gzip.compress(good, mtime=0) if is_zipped else good
+    path = tmp_path_factory.mktemp("damage") / f"in{suffix}{'.gz' if is_zipped else ''}"
+
+    @settings(max_examples=120, deadline=None)
+    @given(
+        changes=st.lists(st.tuples(st.integers(0, len(good) - 1), st.binary(max_size=3)), max_size=5),
+        length=st.one_of(st.just(len(good)), st.integers(0, len(good))),
+    )
+    def check(changes, length):
+        content = bytearray(good)
+        for at, new in changes:
+            content[at : at + 1] = new
+        path.write_bytes(content[:length])
+        rows_or_clean_error(path, ReaderOptions(max_text_bytes=64))
+
+    check()
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     records=st.lists(
