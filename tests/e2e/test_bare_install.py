@@ -15,7 +15,7 @@ from scorequeue.settings import Settings
 from tests.processes import environment
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = ("torch", "transformers", "tokenizers", "numpy", "pytorch_lightning")
+HEAVY = ("torch", "transformers", "tokenizers", "numpy", "pytorch_lightning", "pyarrow")
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -146,6 +146,18 @@ def test_bare_wheel_submits_a_job(bare: Path, tmp_path: Path, redis_url: str, na
     status = ledger.status(submitted.stdout.strip())
     ledger.close()
     assert (status.state, status.total) == (JobState.QUEUED, 2)
+
+
+def test_parquet_answers_with_its_install_line(bare: Path, tmp_path: Path, redis_url: str) -> None:
+    """In and out, before anything is read or uploaded."""
+    (tmp_path / "in.parquet").write_bytes(b"PAR1")
+    (tmp_path / "in.txt").write_text("The cat sat.\n")
+
+    for command in (["in.parquet"], ["in.txt", "--wait", "--output", "out.parquet"]):
+        answer = run(bare, "producer", "submit", *command, folder=tmp_path, redis_url=redis_url)
+        assert answer.returncode == 2
+        assert answer.stderr.count("\n") == 1
+        assert 'pip install "scorequeue[parquet]"' in answer.stderr
 
 
 @pytest.mark.parametrize("program", ["worker", "training"])
