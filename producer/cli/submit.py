@@ -306,10 +306,10 @@ def _spooled(path: str, stack: ExitStack) -> str:
     """Copy what can be read only once to a file that lives as long as the stack."""
     import shutil
     import tempfile
-    from pathlib import Path
+    from pathlib import Path, PurePath
 
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="scorequeue-"))
-    spool = Path(folder) / "spool"
+    spool = Path(folder) / "".join(["spool", *PurePath(path).suffixes])  # the suffix says the format
     with spool.open("wb") as file, open(0 if path == "-" else path, "rb", closefd=path != "-") as source:
         shutil.copyfileobj(source, file)
     return str(spool)

@@ -50,6 +50,8 @@ class JsonLinesReader(Reader):
                         self._settle(value)
                     text = value.get(str(self._text_name))
                     row_id = self._id(value)
+                    if type(row_id) is int:
+                        row_id = str(row_id)
                     if (
                         type(text) is str
                         and (row_id is None or (type(row_id) is str and is_plain_id(row_id)))

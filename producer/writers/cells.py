@@ -8,7 +8,6 @@ from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime, time
 from itertools import groupby
-from operator import attrgetter
 from typing import Any
 
 from producer.arrow import is_text, plain, pyarrow, texts
@@ -16,6 +15,9 @@ from producer.join import JoinedChunk
 from producer.joinable import NO_OBJECT, Column
 from producer.readers.base import Record
 from scorequeue.errors import ContentConflictError, InputError
+
+json_line = json.JSONEncoder(ensure_ascii=False).encode
+"""Writes a JSON value; ``json.dumps`` would make an encoder for each."""
 
 
 def as_texts(chunk: JoinedChunk, columns: Sequence[Column] | None) -> Sequence[Sequence[str]]:
@@ -58,9 +60,11 @@ def as_members(chunk: JoinedChunk, columns: Sequence[Column]) -> Iterator[list[A
 
 def text(value: Any) -> str:
     """Return a JSON value as the text of a field."""
+    if type(value) is str:
+        return value
     if value is None:
         return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return str(value) if type(value) is int else json_line(value)
 
 
 def batch_slices(records: Sequence[Record]) -> Iterator[Any]:
@@ -73,9 +77,6 @@ def batch_slices(records: Sequence[Record]) -> Iterator[Any]:
 
 def _batch_of(record: Any) -> int:
     return id(record.batch)
-
-
-_name = attrgetter("name")
 
 
 def _rows_of(chunk: JoinedChunk, convert: Any) -> list[Sequence[Any]]:

@@ -7,7 +7,6 @@ Output is UTF-8; what was no text in the input comes out as U+FFFD.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
@@ -17,7 +16,7 @@ from typing import Any
 from producer.join import JoinedChunk
 from producer.joinable import NO_OBJECT, PRED_COLUMNS, TABLES, Column, taken
 from producer.readers.base import Reader
-from producer.writers.cells import as_texts, as_values
+from producer.writers.cells import as_texts, as_values, json_line
 from producer.writers.flat import best_labels, csv_lines, tsv_field
 from scorequeue.errors import UsageError
 
@@ -142,7 +141,7 @@ def _jsonl_from_fields(chunks: Iterable[JoinedChunk]) -> Iterator[str]:
         lines = []
         for record, prediction in zip(as_values(chunk), predictions(chunk), strict=True):
             value = dict(zip(names, record if len(record) == len(names) else fitted(record, len(names)), strict=True))
-            lines.append(json.dumps(value, ensure_ascii=False)[:-1] + ", " + _members(prediction) + "}\n")
+            lines.append(json_line(value)[:-1] + ", " + _members(prediction) + "}\n")
         yield "".join(lines)
 
 
@@ -164,7 +163,7 @@ def _rewritten(reader: Reader, line: str, value: dict[str, Any] | None, predicti
     for name in PRED_COLUMNS:
         if name in value:
             raise taken(reader.where, f"field {name}")
-    body = json.dumps(value, ensure_ascii=False)[1:-1]
+    body = json_line(value)[1:-1]
     return "{" + body + (", " if body else "") + _members(prediction) + "}\n"
 
 

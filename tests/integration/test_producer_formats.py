@@ -196,6 +196,33 @@ def test_jsonl_from_standard_input_becomes_a_table_with_all_fields(sh, settings)
     ]
 
 
+def test_a_named_pipe_that_is_joined_keeps_the_format_of_its_suffix(sh, settings):
+    """It is copied to be read twice; the copy must not be taken for txt."""
+    os.mkfifo(sh.folder / "in.jsonl")
+    with scoring(settings), (sh.folder / "out.csv").open("wb") as out:
+        process = subprocess.Popen(
+            sh.command("submit", "in.jsonl", "--wait", "--join", "--format", "csv", "--max-failed", "1"),
+            cwd=sh.folder,
+            env=sh.env,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+        )
+        (sh.folder / "in.jsonl").write_text(JSONL)
+        assert process.wait(30) == 0
+
+    assert (sh.folder / "out.csv").read_text().startswith("text,n,late,pred_label")
+
+
+def test_inputs_of_any_kinds_are_shown_as_one_table_for_eyes(sh, settings):
+    """A table shows sentences, whatever columns they stood in."""
+    sh.write("a.txt", "One.\n")
+    sh.write("b.csv", "id,text\nx,Two.\n")
+    with scoring(settings):
+        lines = sh("submit", "a.txt", "b.csv", "--wait", "--format", "table").stdout.split("\n")
+
+    assert [line.split()[-1] for line in lines if "acceptable" in line] == ["One.", "Two."]
+
+
 @pytest.mark.parametrize(
     ("inputs", "output", "message"),
     [
