@@ -229,4 +229,6 @@ def _lasting(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
 
 
 def _names(where: Sequence[str]) -> str:
-    return ", ".join(where) if len(where) <= 2 else f"{where[0]} and {len(where) - 1} more inputs"
+    # A pattern may have found a name that would tell the terminal what to do.
+    shown = [name if name.isprintable() else repr(name) for name in where]
+    return ", ".join(shown) if len(shown) <= 2 else f"{shown[0]} and {len(shown) - 1} more inputs"

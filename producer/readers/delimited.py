@@ -6,6 +6,7 @@ import csv
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from typing import Any
 
 from producer.readers.base import ID_NAMES, TEXT_NAMES, Reader, Record, listed, missing_field, new_row, pick_field
 from producer.readers.options import ReaderOptions
@@ -45,6 +46,11 @@ class DelimitedReader(Reader):
     def columns(self) -> Sequence[str] | None:
         """The header, as it stands in the input; None without one."""
         return self._columns
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """Without a header, the number of fields."""
+        return (*super().shape, self._width)
 
     def _learn_columns(self, fields: list[str]) -> bool:
         """Find the columns in the first record; say whether it was a header."""

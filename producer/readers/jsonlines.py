@@ -124,9 +124,10 @@ class JsonFileReader(JsonLinesReader):
         """Look at the first line, before it costs a file of failed rows."""
         start = self.source.peek().lstrip()
         if start.startswith("["):
+            parts = ".[] | {text: .}" if start[1:].lstrip().startswith('"') else ".[]"
             raise InputError(
                 f"{self.where}: expected one JSON object a line, got a JSON array; make lines of it:"
-                " jq -c '.[]' IN.json > OUT.jsonl"
+                f" jq -c '{parts}' IN.json > OUT.jsonl"
             )
         if start and not start.startswith("{"):
             raise InputError(

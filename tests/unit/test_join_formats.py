@@ -330,6 +330,16 @@ def test_inputs_of_other_columns_are_found_out_before_the_upload(tmp_path, name,
         assert check_join(inputs, "table") is None
 
 
+def test_inputs_without_headers_need_as_many_fields(tmp_path):
+    paths = [write(tmp_path, "a.csv", "1,One.\n"), write(tmp_path, "b.csv", "2,Two.,x\n")]
+
+    with (
+        Inputs.open(paths, ReaderOptions(has_header=False, text_field="2")) as inputs,
+        pytest.raises(InputError, match="same columns"),
+    ):
+        check_join(inputs, "csv")
+
+
 def test_parquet_inputs_of_other_types_do_not_fit_into_one_table(tmp_path):
     paths = [
         write(tmp_path, "a.parquet", pa.table({"text": ["x"], "n": [1]})),

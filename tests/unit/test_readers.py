@@ -315,7 +315,7 @@ def test_a_json_file_of_lines_is_jsonl(read, content):
 @pytest.mark.parametrize(
     ("content", "advice"),
     [
-        ('["One.", "Two."]', r"jq -c '\.\[\]'"),
+        ('[ "One.", "Two."]', r"jq -c '\.\[\] \| {text: \.}'"),
         ('\n [\n  {"text": "One."}\n]\n', r"jq -c '\.\[\]'"),
         ('{\n  "text": "One."\n}\n', r"jq -c \."),
         ("One.\nTwo.\n", "--input-format"),
