@@ -102,9 +102,9 @@ def submit(ctx: click.Context, /, **options: Any) -> None:
     """Submit files of sentences as one job, and print its id.
 
     Reads txt, csv, tsv, jsonl and parquet, each also gzipped, from files, from patterns such as 'data/*.csv' and from
-    standard input (-), and says on stderr which format and columns it chose. Rows that cannot be scored keep their place
-    and end as failed rows with their line number; --dry-run finds them beforehand. With --wait the results are written
-    instead of the id, as a table on a terminal, else in the format of --output or as jsonl.
+    standard input (-), and says on stderr which format and columns it chose. Rows that cannot be scored keep their
+    place and end as failed rows with their line number; --dry-run finds them beforehand. With --wait the results are
+    written instead of the id, as a table on a terminal, else in the format of --output or as jsonl.
     """
     options["paths"] = _expanded(options["paths"])
     _check(options)

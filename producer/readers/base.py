@@ -41,14 +41,15 @@ class Reader(ABC):
 
     Attributes:
         where: What messages call the input.
-        text_choice: The text's column or field, as a person would name it; None while none was chosen.
-        id_choice: The same for the id's; None where ids are the rows' positions.
+        text_field: Name of the text's field, else its number from 1, known once a row was read; None where rows have no
+            fields.
+        id_field: The same of the id's; None where the row's position is the id.
     """
 
     input_format: ClassVar[str]
 
-    text_choice: str | None = None
-    id_choice: str | None = None
+    text_field: str | None = None
+    id_field: str | None = None
 
     def __init__(self, source: ByteSource, options: ReaderOptions, *, name: str | None = None) -> None:
         self.source = source
@@ -68,16 +69,6 @@ class Reader(ABC):
         return self.source.position
 
     @property
-    def text_field(self) -> str | None:
-        """Name of the text's field, else its number, known once a row was read; None where rows have no fields."""
-        return None
-
-    @property
-    def id_field(self) -> str | None:
-        """The same of the id's; None where the row's position is the id."""
-        return None
-
-    @property
     def columns(self) -> Sequence[str] | None:
         """Names of the fields of each record, known once a row was read; None where the input names none."""
         return None
@@ -91,8 +82,9 @@ class Reader(ABC):
     def description(self) -> str:
         """How the input is read, in words; complete once a row was read."""
         kind = "field" if self.input_format == "jsonl" else "column"
-        chosen = (("text", self.text_choice), ("id", self.id_choice))
-        return ", ".join([self.input_format, *(f"{what} {kind} {name}" for what, name in chosen if name is not None)])
+        chosen = (("text", self.text_field), ("id", self.id_field))
+        fields = [f"{what} {kind} {self._shown(name)}" for what, name in chosen if name is not None]
+        return ", ".join([self.input_format, *fields])
 
     def __iter__(self) -> Iterator[Row]:
         """Yield the rows in order; raises what ``records`` raises."""
@@ -124,6 +116,10 @@ class Reader(ABC):
     @abstractmethod
     def _records(self) -> Iterator[tuple[Row, Record]]:
         """Yield rows and records; nothing at all where there are no rows."""
+
+    def _shown(self, field: str) -> str:
+        """Return a field's name as messages show it."""
+        return listed([field])
 
     def _line_blocks(self, *, keep_cr: bool = False) -> Iterator[tuple[int, list[str]]]:
         """Yield (number of the first line, lines) without the blank lines at the end of the input."""

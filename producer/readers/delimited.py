@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
-from producer.readers.base import ID_NAMES, TEXT_NAMES, Reader, Record, listed, missing_field, new_row, pick_field
+from producer.readers.base import ID_NAMES, TEXT_NAMES, Reader, Record, missing_field, new_row, pick_field
 from producer.readers.options import ReaderOptions
 from producer.readers.streams import ByteSource
 from producer.rows import failed_row, is_plain_id
@@ -28,19 +28,6 @@ class DelimitedReader(Reader):
         self._width = 0
         self._text_index = 0
         self._id_index: int | None = None
-
-    @property
-    def text_field(self) -> str:
-        """Name of the text's column, else its number from 1."""
-        return self._name_of(self._text_index)
-
-    @property
-    def id_field(self) -> str | None:
-        """The same of the id's column; None without one."""
-        return None if self._id_index is None else self._name_of(self._id_index)
-
-    def _name_of(self, index: int) -> str:
-        return self._columns[index].strip() if self._columns is not None else str(index + 1)
 
     @property
     def columns(self) -> Sequence[str] | None:
@@ -74,14 +61,14 @@ class DelimitedReader(Reader):
         usual_ids = ID_NAMES if options.has_header else ()
         self._id_index = pick_field(names, wanted=options.id_field, usual=usual_ids, what="id", where=self.where)
         self._text_index = text
-        self.text_choice = self._choice(fields, text)
-        self.id_choice = None if self._id_index is None else self._choice(fields, self._id_index)
+        self.text_field = names[text]
+        self.id_field = None if self._id_index is None else names[self._id_index]
         self._width = len(fields)
         self._columns = fields if options.has_header else None
         return options.has_header
 
-    def _choice(self, fields: list[str], index: int) -> str:
-        return listed([fields[index].strip()]) if self.options.has_header else str(index + 1)
+    def _shown(self, field: str) -> str:
+        return super()._shown(field) if self.options.has_header else field
 
     def _row(self, fields: list[str], number: int) -> Row:
         """Return the row of a record that was not plainly good."""

@@ -23,18 +23,7 @@ class JsonLinesReader(Reader):
         super().__init__(source, options, name=name)
         self._text_name = options.text_field
         self._id_names = (options.id_field,) if options.id_field else ID_NAMES
-        self._id_name: str | None = None
         self._is_settled = False
-
-    @property
-    def text_field(self) -> str | None:
-        """Name of the text's field, as the first object has it; None where there is no object."""
-        return self._text_name
-
-    @property
-    def id_field(self) -> str | None:
-        """Name of the id's field in the first object; None if it has none."""
-        return self._id_name
 
     def _records(self) -> Iterator[tuple[Row, Record]]:
         name, most, decode = self.name, self.rules.max_text_bytes, json.JSONDecoder().decode
@@ -69,7 +58,6 @@ class JsonLinesReader(Reader):
     def _settle(self, value: dict[str, Any]) -> None:
         """Find the fields in the first object."""
         self._is_settled = True
-        self._id_name = next((name for name in self._id_names if name in value), None)
         names = list(value)
         if self._text_name is None:
             self._text_name = next((name for name in TEXT_NAMES if name in value), None)
@@ -80,9 +68,8 @@ class JsonLinesReader(Reader):
         for wanted, what in ((self.options.text_field, "text"), (self.options.id_field, "id")):
             if wanted is not None and wanted not in value:
                 raise missing_field(names, expected=f"a {what} field {wanted!r}", what=what, where=self.where)
-        self.text_choice = listed([self._text_name])
-        id_name = next((name for name in self._id_names if name in value), None)
-        self.id_choice = None if id_name is None else listed([id_name])
+        self.text_field = self._text_name
+        self.id_field = next((name for name in self._id_names if name in value), None)
 
     def _id(self, value: dict[str, Any]) -> Any:
         for name in self._id_names:

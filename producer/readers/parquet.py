@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from producer.arrow import is_text, plain, pyarrow, pyarrow_parquet, texts
-from producer.readers.base import ID_NAMES, TEXT_NAMES, Reader, Record, listed, missing_field, new_row, pick_field
+from producer.readers.base import ID_NAMES, TEXT_NAMES, Reader, Record, missing_field, new_row, pick_field
 from producer.readers.options import ReaderOptions
 from producer.readers.whole import open_whole
 from producer.rows import RowRules, failed_row, is_plain_id
@@ -142,8 +142,8 @@ class ParquetReader(Reader):
             expected = "a column text or sentence, or one column"
             raise missing_field(names, expected=expected, what="text", where=self.where)
         row_id = pick_field(names, wanted=options.id_field, usual=ID_NAMES, what="id", where=self.where)
-        self.text_choice = listed([names[text]])
-        self.id_choice = None if row_id is None else listed([names[row_id]])
+        self.text_field = names[text]
+        self.id_field = None if row_id is None else names[row_id]
         return text, row_id
 
     @property
