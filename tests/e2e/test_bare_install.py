@@ -7,11 +7,14 @@ import sys
 import venv
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from scorequeue.jobs import JobState
 from scorequeue.ledger import Ledger
 from scorequeue.settings import Settings
+from tests.integration.scoring import score_waiting
 from tests.processes import environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,10 +38,14 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([*pip, "wheel", "--no-deps", "-w", str(folder), str(source)], check=True)
     venv.create(folder / "env", with_pip=False)
     programs = folder / "env" / "bin"
-    wheel = next(folder.glob("scorequeue-*.whl"))
-    constraints = str(ROOT / "constraints.txt")
-    subprocess.run([*pip, "--python", str(programs / "python"), "install", "-c", constraints, str(wheel)], check=True)
+    install(programs, str(next(folder.glob("scorequeue-*.whl"))))
     return programs
+
+
+def install(programs: Path, what: str) -> None:
+    """Install into an environment, in the versions of the constraints."""
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "--python", str(programs / "python")]
+    subprocess.run([*pip, "install", "-c", str(ROOT / "constraints.txt"), what], check=True)
 
 
 def run(bare: Path, *command: str, folder: Path, **settings: object) -> subprocess.CompletedProcess[str]:
@@ -169,3 +176,27 @@ def test_missing_extra_answers_with_its_install_line(bare: Path, program: str, t
     assert answer.returncode == 2
     assert f'pip install "scorequeue[{program}]"' in answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+def test_the_parquet_extra_is_all_that_parquet_needs(
+    bare: Path, tmp_path: Path, redis_url: str, namespace: str
+) -> None:
+    """Here pandas and numpy are installed too, which pyarrow takes where they are; a user may have neither."""
+    venv.create(tmp_path / "env", with_pip=False)
+    programs = tmp_path / "env" / "bin"
+    install(programs, f"{next(bare.parents[1].glob('scorequeue-*.whl'))}[parquet]")
+    pq.write_table(pa.table({"id": [7, 8], "text": ["The cat sat.", None]}), tmp_path / "in.parquet")
+    settings = {"redis_url": redis_url, "namespace": namespace}
+
+    submitted = run(programs, "producer", "submit", "in.parquet", folder=tmp_path, **settings)
+    job_id = submitted.stdout.strip()
+    ledger = Ledger.connect(Settings(redis_url=redis_url, namespace=namespace))
+    score_waiting(ledger)
+    ledger.close()
+    for options in (["--output", "plain.parquet"], ["--join", "in.parquet", "--output", "joined.parquet"]):
+        written = run(programs, "producer", "results", job_id, *options, folder=tmp_path, **settings)
+        assert written.returncode == 0, written.stderr
+
+    assert pq.read_table(tmp_path / "plain.parquet")["id"].to_pylist() == ["7", "8"]
+    joined = pq.read_table(tmp_path / "joined.parquet").to_pydict()
+    assert (joined["id"], joined["pred_error"]) == ([7, 8], [None, "wrong_type"])
