@@ -29,6 +29,12 @@ TOP_UP = 0.25
 EXPRESS_TURNS = 3
 """Batches that express may fill alone, one after the other, while bulk waits; the next one is bulk's."""
 
+ROWS_STEP = 8
+"""Batches of more rows have a multiple of it, so that there are few shapes (docs/decisions.md)."""
+
+WIDTHS_PER_DOUBLING = 16
+"""To how many different widths rows are padded from any length to its double: 31, 32, 34, 36 ... 62, 64, 68 tokens."""
+
 EXPRESS_WINDOW_ROWS = 512
 """Most rows of an express window. Of a thousand waiting sentences, sorted by 128, 8 % is padding; by 512, 2 %.
 
@@ -42,7 +48,7 @@ class Batch:
 
     Attributes:
         rows: Row indices, shortest first; rows of equal length in their original order.
-        width: Tokens of the longest row, to which the others are padded.
+        width: Tokens to which all of them are padded: those of the longest row, or a few more.
     """
 
     rows: Ints
@@ -59,8 +65,8 @@ def plan_batches(lengths: Sequence[int] | npt.NDArray[np.integer], *, token_budg
 
     Args:
         lengths: Tokens per row, special tokens included.
-        token_budget: Most padded tokens in a batch: longest row times rows. A row that is longer than the budget forms
-            a batch of its own: it must be scored, and the device says itself when it cannot.
+        token_budget: Most padded tokens in a batch: width times rows. A row that is longer than the budget forms a
+            batch of its own: it must be scored, and the device says itself when it cannot.
         max_rows: Most rows in a batch.
 
     Returns:
@@ -78,16 +84,33 @@ def plan_batches(lengths: Sequence[int] | npt.NDArray[np.integer], *, token_budg
     start = 0
     while start < len(order):
         rows = batch_size(ordered[start:], token_budget=token_budget, max_rows=max_rows)
-        batches.append(Batch(rows=order[start : start + rows], width=int(ordered[start + rows - 1])))
+        batches.append(Batch(rows=order[start : start + rows], width=padded_width(int(ordered[start + rows - 1]))))
         start += rows
     return batches
+
+
+def padded_width(longest: int) -> int:
+    """Return the tokens to which rows are padded: those of the longest one, rounded up where they are many.
+
+    Libraries keep what they prepare for each shape of a batch, half a megabyte and more, so there must be few of them.
+    """
+    return int(_padded_widths(np.array([longest]))[0])
+
+
+def _padded_widths(lengths: npt.NDArray[np.integer]) -> Ints:
+    """Return what ``padded_width`` says of each length, all at least 1."""
+    doublings = np.frexp(lengths)[1] - 1  # of 1 token; floor of the logarithm
+    steps = np.maximum(1, (1 << doublings.astype(np.int64)) // WIDTHS_PER_DOUBLING)
+    widths: Ints = -(-lengths // steps) * steps
+    return widths
 
 
 def batch_size(ordered: npt.NDArray[np.integer], *, token_budget: int, max_rows: int) -> int:
     """How many of the first rows form the next batch: at least one.
 
     A batch ends where the budget or the rows do, and before that at the first change of length after it is half full:
-    on CoLA sentences in windows of 2,048 rows and a budget of 2,048 tokens that brings padding from 6.4 to 3.4 %.
+    on CoLA sentences in windows of 2,048 rows and a budget of 2,048 tokens that brings padding from 6.4 to 3.4 %. What
+    is over a multiple of ``ROWS_STEP`` rows waits for the next one.
 
     Args:
         ordered: Tokens per row, ascending, not empty.
@@ -95,14 +118,15 @@ def batch_size(ordered: npt.NDArray[np.integer], *, token_budget: int, max_rows:
         max_rows: Most rows.
     """
     most = min(len(ordered), max_rows, max(1, token_budget // int(ordered[0])))
-    widths = ordered[:most]
-    padded = widths * np.arange(1, most + 1)  # tokens of a batch that ends with this row
+    lengths = ordered[:most]
+    padded = _padded_widths(lengths) * np.arange(1, most + 1)  # tokens of a batch that ends with this row
     fitting = max(1, int(np.searchsorted(padded, token_budget, side="right")))
-    if fitting == 1 or padded[fitting - 1] <= token_budget * FULL_ENOUGH:
-        return fitting
-    first = int(np.searchsorted(padded[:fitting], token_budget * FULL_ENOUGH, side="left"))
-    changes = np.flatnonzero(widths[first + 1 : fitting] != widths[first : fitting - 1])
-    return first + 1 + int(changes[0]) if len(changes) else fitting
+    if fitting > 1 and padded[fitting - 1] > token_budget * FULL_ENOUGH:
+        first = int(np.searchsorted(padded[:fitting], token_budget * FULL_ENOUGH, side="left"))
+        changes = np.flatnonzero(lengths[first + 1 : fitting] != lengths[first : fitting - 1])
+        if len(changes):
+            fitting = first + 1 + int(changes[0])
+    return fitting if fitting < ROWS_STEP else fitting - fitting % ROWS_STEP
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -282,7 +306,7 @@ class _OpenWindow(Generic[T]):
 
     def pick(self, token_budget: int, max_rows: int) -> Pick[T]:
         rows = batch_size(self._lengths, token_budget=token_budget, max_rows=max_rows)
-        self.last_width = int(self._lengths[rows - 1])
+        self.last_width = padded_width(int(self._lengths[rows - 1]))
         part = self._take(0, rows)
         return Pick(self.window.group, (part,))
 

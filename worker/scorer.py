@@ -183,7 +183,7 @@ class Scorer:
     def _begin(self, pick: Pick[ChunkWork]) -> _Flight:
         flight = _Flight(pick, _model_of(pick))
         try:
-            flight.batch = self._tables.assemble(pick, pad_id=flight.model.tokenizer.pad_id)
+            flight.batch = self._tables.assemble(pick, tokenizer=flight.model.tokenizer)
             flight.begun_at = time.monotonic()
             flight.running = flight.model.backend.begin(flight.batch)
         except Exception as error:

@@ -27,10 +27,13 @@ class Tokenizer(Protocol):
 
     Attributes:
         pad_id: The id that fills rows up; positions that hold it are masked as well.
+        max_length: Most tokens in a row, special tokens and padding included.
     """
 
     @property
     def pad_id(self) -> int: ...  # noqa: D102
+    @property
+    def max_length(self) -> int: ...  # noqa: D102
 
     def encode(self, texts: Sequence[str]) -> Encodings:
         """Tokenise texts, special tokens included, cut to what the model reads."""

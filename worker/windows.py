@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from scorequeue.jobs import ErrorCode, Lane, RowError
 from worker.backends import Encodings, PaddedBatch, Scores, pad_rows
-from worker.batching import Ints, Pick, Window
+from worker.batching import Ints, Pick, Window, padded_width
 from worker.loading import LoadedModel
+from worker.tokenizing import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,25 +108,26 @@ class WindowTables:
     def __init__(self) -> None:
         self._tables: dict[Window[ChunkWork], WindowTable] = {}
 
-    def assemble(self, pick: Pick[ChunkWork], *, pad_id: int) -> PaddedBatch:
+    def assemble(self, pick: Pick[ChunkWork], *, tokenizer: Tokenizer) -> PaddedBatch:
         """Gather a pick's rows, of one or more windows, into one padded batch.
 
         Args:
             pick: Which rows.
-            pad_id: What stands behind a row's last token.
+            tokenizer: What made them: it knows what stands behind a row's last token, and how far rows may be padded.
         """
         parts = [(self._table(part.window), part.positions) for part in pick.parts]
         if len(parts) == 1:
             ((table, rows),) = parts
-            return pad_rows(table.token_ids, table.starts[rows], table.lengths[rows], pad_id=pad_id)
-        offsets = np.cumsum([0, *(len(table.token_ids) for table, _ in parts[:-1])])
-        starts = [table.starts[rows] + offset for (table, rows), offset in zip(parts, offsets, strict=True)]
-        return pad_rows(
-            np.concatenate([table.token_ids for table, _ in parts]),
-            np.concatenate(starts),
-            np.concatenate([table.lengths[rows] for table, rows in parts]),
-            pad_id=pad_id,
-        )
+            token_ids, starts, lengths = table.token_ids, table.starts[rows], table.lengths[rows]
+        else:
+            offsets = np.cumsum([0, *(len(table.token_ids) for table, _ in parts[:-1])])
+            token_ids = np.concatenate([table.token_ids for table, _ in parts])
+            starts = np.concatenate(
+                [table.starts[rows] + offset for (table, rows), offset in zip(parts, offsets, strict=True)]
+            )
+            lengths = np.concatenate([table.lengths[rows] for table, rows in parts])
+        width = min(padded_width(int(lengths.max())), tokenizer.max_length)
+        return pad_rows(token_ids, starts, lengths, pad_id=tokenizer.pad_id, width=width)
 
     def store(
         self,

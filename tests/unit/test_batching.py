@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scorequeue.jobs import Lane
-from worker.batching import EXPRESS_TURNS, Pick, RowQueue, plan_batches
+from worker.batching import (
+    EXPRESS_TURNS,
+    ROWS_STEP,
+    WIDTHS_PER_DOUBLING,
+    Pick,
+    RowQueue,
+    padded_width,
+    plan_batches,
+)
 
 T = TypeVar("T")
 LENGTHS = st.lists(st.integers(1, 200), max_size=300)
@@ -25,7 +33,7 @@ def test_each_row_is_in_one_batch_and_the_budget_is_kept(lengths: list[int], tok
 
     assert sorted(row for batch in batches for row in batch.rows) == list(range(len(lengths)))
     for batch in batches:
-        assert batch.width == max(lengths[row] for row in batch.rows)
+        assert batch.width == padded_width(max(lengths[row] for row in batch.rows))
         assert len(batch.rows) <= max_rows
         assert batch.padded_tokens <= token_budget or len(batch.rows) == 1
 
@@ -45,6 +53,25 @@ def test_padding_of_a_full_window_stays_below_five_percent() -> None:
     batches = plan_batches(lengths, token_budget=2_048, max_rows=4_096)
 
     assert sum(batch.padded_tokens for batch in batches) <= lengths.sum() / 0.95
+
+
+def test_there_are_few_shapes_of_batches() -> None:
+    """Libraries keep what they prepare for each shape: with any number of rows a worker grew by half in an hour."""
+    random = np.random.default_rng(7)
+    shapes = set()
+    for _ in range(200):
+        lengths = np.clip(random.lognormal(random.uniform(2, 5), 0.6, size=2_048), 1, 512).astype(np.int64)
+        for batch in plan_batches(lengths, token_budget=512, max_rows=4_096):
+            shapes.add((len(batch.rows), batch.width))
+
+    assert {rows for rows, _ in shapes if rows > ROWS_STEP} <= set(range(0, 513, ROWS_STEP))
+    assert len({width for _, width in shapes}) <= 32 + 4 * WIDTHS_PER_DOUBLING
+    assert len(shapes) < 500
+
+
+@pytest.mark.parametrize(("longest", "width"), [(1, 1), (31, 31), (32, 32), (33, 34), (65, 68), (257, 272), (512, 512)])
+def test_rows_are_padded_a_little_further_where_they_are_long(longest: int, width: int) -> None:
+    assert padded_width(longest) == width
 
 
 def test_a_row_over_the_budget_runs_alone() -> None:

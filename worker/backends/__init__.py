@@ -49,7 +49,7 @@ class Encodings:
 
 @dataclass(frozen=True)
 class PaddedBatch:
-    """Rows padded on the right to the longest of them.
+    """Rows padded on the right to one width.
 
     There are no token types: one text per row is all zeros, which is what models take them for when left out.
 
@@ -68,7 +68,7 @@ class PaddedBatch:
 
     @property
     def width(self) -> int:
-        """Tokens of the longest row."""
+        """Tokens to which each row is padded."""
         return int(self.input_ids.shape[1])
 
     @property
@@ -89,6 +89,7 @@ def pad_rows(
     lengths: npt.NDArray[np.integer],
     *,
     pad_id: int,
+    width: int | None = None,
 ) -> PaddedBatch:
     """Gather rows into one padded batch, without a Python step per row or token.
 
@@ -97,8 +98,9 @@ def pad_rows(
         starts: (rows,): where each wanted row begins in ``token_ids``.
         lengths: (rows,): its tokens.
         pad_id: What stands behind a row's last token.
+        width: Tokens to which rows are padded; None means those of the longest.
     """
-    columns = np.arange(int(lengths.max()))
+    columns = np.arange(int(lengths.max()) if width is None else width)
     sources = starts[:, None] + columns  # (rows, tokens)
     sizes: npt.NDArray[np.int64] = lengths.astype(np.int64)
     # Behind the very last row there is nothing to gather: clipped there, and overwritten like all padding.
