@@ -84,7 +84,7 @@ def status_lines(status: JobStatus) -> str:
         f" + {status.cancelled:,} cancelled + {status.pending:,} pending",
         "truncated": f"{status.truncated:,}" if status.truncated else None,
         "error": status.error,
-        "lane": f"{status.lane}, {status.live_workers} live workers",
+        "lane": f"{status.lane}, live workers: {status.live_workers}",
         "model": status.model_version or "the one that is current when the job starts",
         "source": ", ".join(status.source) or None,
         "metadata": ", ".join(f"{key}={value}" for key, value in status.metadata.items()) or None,

@@ -35,8 +35,8 @@ def render_table(
     from rich.text import Text
 
     widths: list[int] | None = None
-    for cells in _rows(chunks):
-        rows = [tuple(map(harmless, row)) for row in cells if not (only_errors and row[2])]
+    for chunk in chunks:
+        rows = [tuple(map(harmless, row)) for row in _cells(chunk) if not (only_errors and row[2])]
         if not rows:
             continue
         is_first = widths is None
@@ -46,7 +46,8 @@ def render_table(
         table.add_column("id", justify="right", min_width=widths[0])
         table.add_column("label", min_width=widths[1])
         table.add_column("score", justify="right", min_width=widths[2])
-        table.add_column("sentence" if widths[3] else "", ratio=1, overflow="fold")
+        last = "sentence" if isinstance(chunk, JoinedChunk) else "error" if widths[3] else ""
+        table.add_column(last, ratio=1, overflow="fold")
         for row_id, label, score, sentence in rows:
             style = "red" if not score else ""
             table.add_row(Text(row_id), Text(label, style=style), Text(score), Text(sentence))
@@ -55,17 +56,15 @@ def render_table(
         yield capture.get()
 
 
-def _rows(chunks: Iterable[ChunkResult] | Iterable[JoinedChunk]) -> Iterator[Sequence[Cells]]:
-    for chunk in chunks:
-        if isinstance(chunk, JoinedChunk):
-            yield _joined_cells(chunk)
-        else:
-            yield [
-                (row.id, row.label or "", f"{row.score:.4f}", "")
-                if row.error is None
-                else (row.id, row.error.code.value, "", _where(row.source, row.line) + row.error.message)
-                for row in chunk
-            ]
+def _cells(chunk: ChunkResult | JoinedChunk) -> Sequence[Cells]:
+    if isinstance(chunk, JoinedChunk):
+        return _joined_cells(chunk)
+    return [
+        (row.id, row.label or "", f"{row.score:.4f}", "")
+        if row.error is None
+        else (row.id, row.error.code.value, "", _where(row.source, row.line) + row.error.message)
+        for row in chunk
+    ]
 
 
 def _joined_cells(chunk: JoinedChunk) -> list[Cells]:
