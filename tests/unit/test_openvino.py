@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from scorequeue.errors import ConversionError, MissingExtraError, UsageError, VerificationError
 from tests.tiny import ARCHITECTURES, make_tiny_base
 from worker import choosing
-from worker.backends import PaddedBatch, Scores, convert
+from worker.backends import DeviceFullError, PaddedBatch, Scores, convert, openvino
 from worker.backends.openvino import OpenVinoBackend
 from worker.backends.torch import TorchBackend
 from worker.choosing import choose_backend, open_backend
@@ -260,3 +260,48 @@ def test_the_converter_says_why_it_failed(tmp_path: Path) -> None:
 
     with pytest.raises(VerificationError, match="does not load in transformers"):
         convert.converted(tmp_path / "model", tmp_path / "cache", max_length=128)
+
+
+def test_running_out_of_memory_is_told_from_other_failures(folder: Path, cache: Path) -> None:
+    """A batch that is too large is halved; an error taken for that would be tried at half the budget for ever."""
+    code = (
+        "import resource; from pathlib import Path; import numpy as np\n"
+        "from worker.backends import DeviceFullError, PaddedBatch\n"
+        "from worker.backends.openvino import OpenVinoBackend\n"
+        f"b = OpenVinoBackend(Path({str(folder)!r}), dtype='float32', cache_dir=Path({str(cache)!r}), max_length=128)\n"
+        "rows = PaddedBatch(np.full((20_000, 120), 7), np.full(20_000, 120)); rows.attention_mask\n"
+        "pages = int(Path('/proc/self/statm').read_text().split()[0])\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**27,) * 2)\n"
+        "try: b.begin(rows).scores()\n"
+        "except DeviceFullError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert "allocate" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("std::bad_alloc"),
+        RuntimeError("Check 'ptr' failed at cpu_memory.cpp:257:\nFailed to allocate 153600000 bytes of memory\n\n"),
+        RuntimeError("Could not allocate memory"),
+    ],
+)
+def test_what_openvino_says_of_a_lack_of_memory_is_known(error: RuntimeError | MemoryError) -> None:
+    assert isinstance(openvino._told_apart(error), DeviceFullError)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Can't allocate registers for a snippet: not enough registers",
+        "Failed to allocate required number of vector registers",
+        "has uninitialized memory block.",
+        "Cannot allocate memory for incompatible descriptors.",
+    ],
+)
+def test_a_bug_that_speaks_of_memory_is_no_lack_of_it(message: str) -> None:
+    error = RuntimeError(message)
+
+    assert openvino._told_apart(error) is error

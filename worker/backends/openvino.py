@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from worker.cpu import has_native_bfloat16, streams, usable_cpus
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 TOKEN_BUDGET = 512
 """Padded tokens per batch until a sweep says better."""
+
+OUT_OF_MEMORY = re.compile(r"bad_alloc|allocate (?:\d+ bytes of )?memory(?! for)|can't alloc$", re.MULTILINE)
+"""What OpenVINO says then. It cannot allocate registers either, at times, or memory for a format: those are bugs."""
 
 
 class OpenVinoBackend:
@@ -76,7 +80,7 @@ class OpenVinoBackend:
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask.astype(np.int64)}
         try:
             request.start_async(inputs, share_inputs=True)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             raise _told_apart(error) from error
         return _InFlight(request, inputs, self._free)
 
@@ -92,15 +96,15 @@ class _InFlight:
     def scores(self) -> Scores:
         try:
             self._request.wait()
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             raise _told_apart(error) from error
         scores: Scores = np.array(self._request.get_output_tensor(0).data, np.float32)
         self._free.append(self._request)  # its tensors are used again, so the scores are a copy
         return scores
 
 
-def _told_apart(error: RuntimeError) -> Exception:
-    is_memory = "alloc" in str(error).lower() or "memory" in str(error).lower()
+def _told_apart(error: RuntimeError | MemoryError) -> Exception:
+    is_memory = isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error))
     return DeviceFullError(_last_line(error)) if is_memory else error
 
 
