@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from scorequeue.errors import ConversionError, MissingExtraError, UsageError
+from scorequeue.errors import ConversionError, ConversionStoppedError, MissingExtraError, UsageError
 from scorequeue.logs import fields
 from worker.backends import Backend
 from worker.cpu import has_nvidia_driver
@@ -78,7 +78,8 @@ def open_backend(folder: Path, *, backend: str, device: str, dtype: str, cache_d
 
     Raises:
         UsageError: No such backend, device or dtype.
-        VerificationError: The folder does not load, or openvino was asked for and does not know the architecture.
+        VerificationError: The folder does not load, or openvino was asked for and cannot run it. With ``auto``, torch
+            then runs it, and why is logged.
     """
     choice = choose_backend(backend=backend, device=device, dtype=dtype)
     # Backends are imported where they are needed: torch takes seconds, and most workers do without one of them.
@@ -90,8 +91,11 @@ def open_backend(folder: Path, *, backend: str, device: str, dtype: str, cache_d
         except ConversionError as error:
             if backend == "openvino":
                 raise
-            log.warning("OpenVINO cannot run this checkpoint", extra=fields("not_converted", error=str(error)))
-            choice = Choice("torch", "openvino does not know this architecture")
+            if isinstance(error, ConversionStoppedError):
+                log.warning("the conversion for OpenVINO stopped", extra=fields("conversion_stopped", error=str(error)))
+            else:
+                log.warning("OpenVINO cannot run this checkpoint", extra=fields("not_converted", error=str(error)))
+            choice = Choice("torch", str(error))
     from worker.backends.torch import TorchBackend
 
     return _opened(choice, TorchBackend(folder, device=device, dtype=dtype))

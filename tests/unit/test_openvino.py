@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -32,8 +34,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cache(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Path:
     """A cache that holds the tiny model."""
     path = tmp_path_factory.mktemp("cache")
-    convert.converted(folder, path, max_length=128)
+    convert_to(path, folder)
     return path
+
+
+def convert_to(cache: Path, folder: Path) -> Path:
+    with convert.converted(folder, cache, max_length=128) as ready:
+        return ready
 
 
 def batch(rows: int, width: int, *, pad_id: int = 0, seed: int = 0) -> PaddedBatch:
@@ -140,25 +147,33 @@ def test_other_weights_are_another_model(folder: Path, cache: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("name", ["model.bin", "model.xml", "sha256"])
 def test_a_damaged_model_is_converted_again(folder: Path, tmp_path: Path, name: str) -> None:
-    kept = convert.converted(folder, tmp_path, max_length=128)
+    kept = convert_to(tmp_path, folder)
     whole = (kept / "model.bin").read_bytes()
     damaged = bytearray((kept / name).read_bytes())
-    damaged[len(damaged) // 2] ^= 1
+    damaged[len(damaged) // 2] ^= 0x81  # no UTF-8 any more
     (kept / name).write_bytes(damaged)
 
-    again = convert.converted(folder, tmp_path, max_length=128)
+    again = convert_to(tmp_path, folder)
 
     assert again == kept
     assert (again / "model.bin").read_bytes() == whole
     assert sorted(path.name for path in (tmp_path / "openvino").iterdir()) == [kept.name]
 
 
-def test_a_cache_that_cannot_be_written_costs_a_conversion_only(folder: Path, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_costs_a_conversion_only(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that starts a thousand times must not leave a thousand models in /tmp."""
     (tmp_path / "cache").write_text("a file, not a folder")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
 
     backend = OpenVinoBackend(folder, dtype="float32", cache_dir=tmp_path / "cache", max_length=128)
 
-    np.testing.assert_allclose(backend.begin(batch(3, 4)).scores(), reference(folder, batch(3, 4)), atol=1e-5)
+    assert not list((tmp_path / "temporary").iterdir())
+    for seed in range(2 * backend.depth):  # each stream, without the files
+        padded = batch(3, 4, seed=seed)
+        np.testing.assert_allclose(backend.begin(padded).scores(), reference(folder, padded), atol=1e-5)
 
 
 def test_models_of_old_versions_leave_the_disk(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +183,7 @@ def test_models_of_old_versions_leave_the_disk(folder: Path, cache: Path, monkey
         os.utime(old, (time.time() - 1000 - age,) * 2)
     (cache / "openvino" / convert.fingerprint(folder)).rename(cache / "openvino" / "f")
 
-    newest = convert.converted(folder, cache, max_length=128)
+    newest = convert_to(cache, folder)
 
     left = sorted(path.name for path in (cache / "openvino").iterdir())
     assert newest.name in left
@@ -239,8 +254,10 @@ def test_openvino_on_a_gpu_is_refused() -> None:
 
 
 def test_an_architecture_that_openvino_does_not_know_runs_in_torch_unless_openvino_was_asked_for(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, logger="worker.choosing")
+
     def fail(folder: Path, target: Path, max_length: int) -> None:
         raise ConversionError("no such operation")
 
@@ -249,6 +266,9 @@ def test_an_architecture_that_openvino_does_not_know_runs_in_torch_unless_openvi
 
     auto = open_backend(folder, backend="auto", device="auto", dtype="float32", cache_dir=tmp_path, max_length=128)
     assert auto.name == "torch"
+    chosen = vars(caplog.records[-1])["scorequeue_fields"]
+    assert chosen["action"] == "backend_chosen"
+    assert "no such operation" in chosen["why"]
     with pytest.raises(VerificationError, match="no such operation"):
         open_backend(folder, backend="openvino", device="auto", dtype="float32", cache_dir=tmp_path, max_length=128)
 
@@ -259,7 +279,7 @@ def test_the_converter_says_why_it_failed(tmp_path: Path) -> None:
     (tmp_path / "model" / "model.safetensors").write_bytes(b"")
 
     with pytest.raises(VerificationError, match="does not load in transformers"):
-        convert.converted(tmp_path / "model", tmp_path / "cache", max_length=128)
+        convert_to(tmp_path / "cache", tmp_path / "model")
 
 
 def test_running_out_of_memory_is_told_from_other_failures(folder: Path, cache: Path) -> None:

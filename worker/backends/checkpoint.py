@@ -37,7 +37,8 @@ def load_classifier(folder: Path, *, dtype: torch.dtype, attention: str | None =
             output_loading_info=True,
         )
     except Exception as error:
-        raise VerificationError(f"{folder} does not load in transformers: {str(error).splitlines()[0]}") from error
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise VerificationError(f"{folder} does not load in transformers: {said}") from error
     if report["missing_keys"] or report["mismatched_keys"]:
         missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
         raise VerificationError(f"{folder} lacks weights of the classifier ({missing[0]}, ...): fit or import it again")

@@ -11,7 +11,8 @@ import numpy as np
 
 from scorequeue.errors import UsageError, VerificationError
 from worker.backends import DeviceFullError, PaddedBatch, Running, Scores
-from worker.backends.convert import MODEL_FILE, converted
+from worker.backends.convert import converted
+from worker.backends.converter import MODEL_FILE
 from worker.backends.quiet_openvino import openvino
 from worker.cpu import has_native_bfloat16, streams, usable_cpus
 
@@ -35,7 +36,7 @@ class OpenVinoBackend:
     Raises:
         UsageError: There is no such dtype here.
         VerificationError: The folder cannot be loaded, or lacks weights of the classifier.
-        ConversionError: OpenVINO does not know the architecture.
+        ConversionError: OpenVINO does not know the architecture, or was kept from converting it.
     """
 
     name = "openvino"
@@ -48,16 +49,16 @@ class OpenVinoBackend:
             raise UsageError(f"openvino on a CPU takes dtype auto, float32 or bfloat16, got {dtype!r}")
         self._threads = usable_cpus()
         self.depth = streams() + 1  # one more is ready when one of them ends
-        model = converted(folder, cache_dir, max_length=max_length) / MODEL_FILE
         settings = {
             "INFERENCE_PRECISION_HINT": PRECISIONS[dtype],
             "NUM_STREAMS": str(streams()),
             "INFERENCE_NUM_THREADS": str(self._threads),
         }
-        try:
-            self._compiled = openvino.Core().compile_model(str(model), "CPU", settings)
-        except RuntimeError as error:
-            raise VerificationError(f"{model} does not compile in OpenVINO: {_last_line(error)}") from error
+        with converted(folder, cache_dir, max_length=max_length) as ready:
+            try:
+                self._compiled = openvino.Core().compile_model(str(ready / MODEL_FILE), "CPU", settings)
+            except RuntimeError as error:
+                raise VerificationError(f"{ready} does not compile in OpenVINO: {_last_line(error)}") from error
         if self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() != PRECISIONS[dtype]:
             raise UsageError(f"this CPU does not compute in {dtype}; leave --dtype out, or name float32")
         self.dtype = dtype
