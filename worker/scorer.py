@@ -232,6 +232,7 @@ class Scorer:
         if isinstance(error, DeviceFullError):
             self._halve_budget(flight, error)
         if pick.rows > 1:
+            error.__traceback__ = None  # its frames hold the batch's tensors, and nobody will read it
             for half in pick.halves():
                 self._finish(self._begin(half))
             return

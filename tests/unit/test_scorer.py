@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from scorequeue.errors import DeviceSickError, RedisUnavailableError
 from scorequeue.jobs import ErrorCode, Lane
@@ -271,6 +274,44 @@ def test_memory_that_runs_out_halves_the_budget_and_loses_no_row(harness: Harnes
     np.testing.assert_array_equal(done.scores, make_fake_model().score_now(sentences(200)))
     assert harness.scorer.token_budget == 64
     assert harness.scorer.stats.memory_errors > 0
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """What is let go of only by the garbage collector is let go of too late."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("a row is at fault")])
+def test_what_a_failed_batch_had_on_the_device_is_let_go_before_its_halves_run(
+    tmp_path: Path, error: RuntimeError
+) -> None:
+    """Else the halves of a batch that did not fit find no memory either, and innocent rows fail."""
+    model = load_model(Registry(tmp_path), publish_tiny(tmp_path), backend="torch", device="cpu", dtype="float32")
+    forward = model.backend._model.forward  # type: ignore[attr-defined]
+    activations: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+
+    def run(**inputs: torch.Tensor) -> Any:
+        alive.append(sum(activation() is not None for activation in activations))
+        hidden = torch.zeros(1_000)
+        activations.append(weakref.ref(hidden))
+        if len(inputs["input_ids"]) > len(GOLDEN_TEXTS):
+            raise type(error)(*error.args)
+        return forward(**inputs)
+
+    model.backend._model.forward = run  # type: ignore[attr-defined]
+    harness = Harness(model, token_budget=10_000)
+    harness.submit("chunk", ["the dog slept"] * 32)
+    done = harness.wait(1)["chunk"]
+
+    assert alive == [0] * len(alive)
+    assert len(alive) == 1 + 2 + 4 + 8
+    assert done.failed == {}
+    harness.scorer.drain(WAIT_S)
 
 
 def test_drain_finishes_the_batch_on_the_device_and_names_the_rest(harness: Harness, device: Faulty) -> None:

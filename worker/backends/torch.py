@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -33,6 +33,11 @@ CUDA_DEPTH = 2
 """Batches on a GPU at once: one runs, the next one waits in the stream."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+MEMORY_WORDS = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""How torch says that memory is short where it raises a bare RuntimeError."""
+
+T = TypeVar("T")
 
 
 class TorchBackend:
@@ -82,16 +87,16 @@ class TorchBackend:
             DeviceFullError: The GPU has no memory for it.
         """
         if not self._is_cuda:
-            return _OnCpu(self._streams.submit(self._run_on_cpu, batch))
-        with _memory_errors(), torch.inference_mode():
-            return self._begin_on_cuda(batch)
+            return _OnCpu(self._streams.submit(_within_memory, lambda: self._run_on_cpu(batch)))
+        return _within_memory(lambda: self._begin_on_cuda(batch))
 
+    @torch.inference_mode()
     def _run_on_cpu(self, batch: PaddedBatch) -> Scores:
-        with _memory_errors(), torch.inference_mode():
-            mask = None if batch.is_full else torch.from_numpy(batch.attention_mask.astype(np.int64))
-            scores: Scores = self._forward(torch.from_numpy(batch.input_ids), mask).numpy()
+        mask = None if batch.is_full else torch.from_numpy(batch.attention_mask.astype(np.int64))
+        scores: Scores = self._forward(torch.from_numpy(batch.input_ids), mask).numpy()
         return scores
 
+    @torch.inference_mode()
     def _begin_on_cuda(self, batch: PaddedBatch) -> Running:
         # Not a ring: what runs while a guilty row is looked for comes beside the batches in flight.
         buffer = self._free.pop() if self._free else _HostBuffer()
@@ -136,8 +141,7 @@ class _OnCuda:
         self._free = free
 
     def scores(self) -> Scores:
-        with _memory_errors():
-            self._done.synchronize()
+        _within_memory(self._done.synchronize)
         self._free.append(self._buffer)  # whatever was copied from it is done
         scores: Scores = self._on_host.numpy()
         return scores
@@ -183,17 +187,22 @@ def _find_device(device: str) -> torch.device:
     return found
 
 
-@contextmanager
-def _memory_errors() -> Iterator[None]:
-    """Raise DeviceFullError for the several ways in which torch says that memory is short."""
+def _within_memory(run: Callable[[], T]) -> T:
+    """Return what ``run`` returns.
+
+    Raises:
+        DeviceFullError: Memory is short; torch says so in several ways.
+        Exception: Whatever else ``run`` raised.
+    """
     try:
-        yield
-    except torch.OutOfMemoryError as error:
-        torch.cuda.empty_cache()
-        raise DeviceFullError(str(error)) from error
-    except MemoryError as error:
-        raise DeviceFullError(str(error)) from error
+        return run()
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        reason = str(error)
     except RuntimeError as error:
-        if "DefaultCPUAllocator" in str(error):
-            raise DeviceFullError(str(error)) from error
-        raise
+        reason = str(error)
+        if not any(word in reason for word in MEMORY_WORDS):
+            raise
+    # Not inside the handlers, and with no cause: the error's frames hold what the failed pass had on the device, which
+    # would be there still while its halves run. A context manager would not do: what it raises has a context.
+    torch.cuda.empty_cache()
+    raise DeviceFullError(reason)
