@@ -22,11 +22,12 @@ from scorequeue.jobs import Lane
 from scorequeue.logs import fields
 from worker.backends import DeviceFullError, PaddedBatch, Running, Scores
 from worker.batching import Pick, RowQueue
+from worker.budget import TokenBudget
 from worker.intake import WINDOW_ROWS, Intake
 from worker.loading import LoadedModel, check_shape
 from worker.stats import ScorerStats
 from worker.suspects import Notes, SuspectChunk
-from worker.windows import ChunkScores, ChunkWork, WindowTables
+from worker.windows import ChunkScores, ChunkWork, WindowTables, model_of, row_of
 
 __all__ = ["ChunkScores", "ChunkWork", "Scorer", "ScorerStats"]
 
@@ -54,14 +55,14 @@ class Scorer:
     scorer is *closed*: ``submit`` refuses, ``drain`` gives back the keys of chunks that were not passed on.
 
     A batch that raises is cut in half until the guilty row stands alone. It fails only if the golden sentences of its
-    version pass right then.
+    version pass right then, and, where the device had no memory for it, if it has none a second time.
 
     Suspect chunks go ahead of bulk: one row at a time, with nothing else on the device and the row noted before.
     Express batches may run in between, with none noted.
 
     Args:
         on_sick: Called in the scorer's thread with the reason. Release everything and exit.
-        token_budget: Most padded tokens in a batch; halved when the device runs out of memory.
+        token_budget: Most padded tokens in a batch; less while the device has no memory for so many.
         window_rows: Most rows that are sorted together.
         window_s: Seconds that a window should last at most; None for no such limit.
         max_rows: Most rows in a batch.
@@ -81,6 +82,7 @@ class Scorer:
         self._on_sick = on_sick
         self._most_window_rows = window_rows
         self._window_s = window_s
+        self._budget = TokenBudget(token_budget)
         least = window_rows if window_s is None else min(window_rows, LEAST_WINDOW_ROWS)
         self._queue: RowQueue[ChunkWork] = RowQueue(token_budget=token_budget, max_rows=max_rows, window_rows=least)
         self._intake = Intake(self._queue, most_window_rows=window_rows, notes=notes)
@@ -96,7 +98,7 @@ class Scorer:
     @property
     def token_budget(self) -> int:
         """Padded tokens per batch, as it is now."""
-        return self._queue.token_budget
+        return self._budget.tokens
 
     @property
     def window_rows(self) -> int:
@@ -180,8 +182,8 @@ class Scorer:
             self._intake.close()
             self._on_sick(sick)
 
-    def _begin(self, pick: Pick[ChunkWork]) -> _Flight:
-        flight = _Flight(pick, _model_of(pick))
+    def _begin(self, pick: Pick[ChunkWork], *, is_second_try: bool = False) -> _Flight:
+        flight = _Flight(pick, model_of(pick), is_second_try=is_second_try)
         try:
             flight.batch = self._tables.assemble(pick, tokenizer=flight.model.tokenizer)
             flight.begun_at = time.monotonic()
@@ -208,7 +210,7 @@ class Scorer:
             # Whether a row is at fault, or what it was batched with, shows when it runs alone.
             self._store(flight.pick, scores, keep=finite)
             for position in np.flatnonzero(~finite):
-                self._finish(self._begin(_row_of(flight.pick, int(position))))
+                self._finish(self._begin(row_of(flight.pick, int(position))))
         else:
             self._recover(flight, FloatingPointError("scores are not finite"))
 
@@ -230,7 +232,7 @@ class Scorer:
         """
         pick = flight.pick
         if isinstance(error, DeviceFullError):
-            self._halve_budget(flight, error)
+            self._lower_budget(flight, error)
         if pick.rows > 1:
             error.__traceback__ = None  # its frames hold the batch's tensors, and nobody will read it
             for half in pick.halves():
@@ -238,6 +240,10 @@ class Scorer:
             return
         flight.model.check_golden()
         self._note_life()
+        if isinstance(error, DeviceFullError) and not flight.is_second_try:
+            # Memory may have been short for a moment: the golden sentences did run.
+            self._finish(self._begin(pick, is_second_try=True))
+            return
         log.error(
             "row cannot be scored",
             exc_info=error if self._stats.failed_rows < TRACES else None,
@@ -250,22 +256,19 @@ class Scorer:
         """The device has answered, if only with an error: finding many guilty rows takes long, and is not a stall."""
         self._stats = replace(self._stats, last_batch_at=time.monotonic())
 
-    def _halve_budget(self, flight: _Flight, error: Exception) -> None:
+    def _lower_budget(self, flight: _Flight, error: DeviceFullError) -> None:
         padded_tokens = flight.batch.input_ids.size if flight.batch else 0
-        # A batch over the budget was cut before the budget fell, or is one long row: neither says anything about it.
-        if padded_tokens <= self._queue.token_budget:
-            self._queue.token_budget = max(1, self._queue.token_budget // 2)
+        self._budget.fail(padded_tokens, now=time.monotonic())
+        self._set_budget()
         self._stats = replace(self._stats, memory_errors=self._stats.memory_errors + 1)
-        log.warning(
-            "device has no memory for a batch",
-            extra=fields(
-                "out_of_memory",
-                rows=flight.pick.rows,
-                padded_tokens=padded_tokens,
-                token_budget=self._queue.token_budget,
-                error=str(error),
-            ),
-        )
+        facts = fields(
+            "out_of_memory", rows=flight.pick.rows, padded_tokens=padded_tokens, token_budget=self.token_budget,
+            error=str(error),
+        )  # fmt: skip
+        log.warning("device has no memory for a batch", extra=facts)
+
+    def _set_budget(self) -> None:
+        self._queue.token_budget = self._budget.tokens
 
     def _store(
         self,
@@ -283,6 +286,9 @@ class Scorer:
         now = time.monotonic()
         busy_since = self._intake.busy_since or now
         self._stats = self._stats.after(batch, begun_at=flight.begun_at, busy_since=busy_since, now=now)
+        if self._budget.succeed(batch.input_ids.size, now=now):
+            self._set_budget()
+            log.info("larger batches are tried again", extra=fields("budget_raised", token_budget=self.token_budget))
         if self._window_s is not None:
             rows = int(self._stats.rows / max(self._stats.forward_s, 1e-9) * self._window_s)
             self._queue.window_rows = min(self._most_window_rows, max(LEAST_WINDOW_ROWS, rows))
@@ -298,15 +304,4 @@ class _Flight:
     batch: PaddedBatch | None = None
     running: Running | None = None
     error: Exception | None = None
-
-
-def _model_of(pick: Pick[ChunkWork]) -> LoadedModel:
-    return pick.parts[0].window.tickets[0].model
-
-
-def _row_of(pick: Pick[ChunkWork], position: int) -> Pick[ChunkWork]:
-    """The pick of one row alone."""
-    while pick.rows > 1:
-        left, right = pick.halves()
-        pick, position = (left, position) if position < left.rows else (right, position - left.rows)
-    return pick
+    is_second_try: bool = False

@@ -22,10 +22,10 @@ import numpy as np
 
 from scorequeue.logs import fields
 from worker.backends import Backend, DeviceFullError, PaddedBatch, Running
+from worker.budget import SMALLEST_BUDGET
 
 log = logging.getLogger(__name__)
 
-SMALLEST_BUDGET = 256
 LARGEST_BUDGET = 262_144
 
 NEAR_BEST = 0.97

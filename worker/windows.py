@@ -94,6 +94,19 @@ class WindowTable:
         return work, ChunkScores(work.key, self.scores[begin:end].copy(), work.encodings.truncated, failed)
 
 
+def model_of(pick: Pick[ChunkWork]) -> LoadedModel:
+    """Return the version of all rows of a pick."""
+    return pick.parts[0].window.tickets[0].model
+
+
+def row_of(pick: Pick[ChunkWork], position: int) -> Pick[ChunkWork]:
+    """Return the pick of one of its rows alone."""
+    while pick.rows > 1:
+        left, right = pick.halves()
+        pick, position = (left, position) if position < left.rows else (right, position - left.rows)
+    return pick
+
+
 class Stored(NamedTuple):
     """What storing a batch's scores came to in one window: rows that are scored now, and chunks that are whole now."""
 

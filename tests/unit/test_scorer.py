@@ -5,7 +5,7 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ from scorequeue.jobs import ErrorCode, Lane
 from scorequeue.manifest import GoldenSentence
 from scorequeue.registry import Registry
 from tests.tiny import GOLDEN_TEXTS, publish_tiny
+from worker import budget
 from worker.backends import DeviceFullError, PaddedBatch, Running, Scores
 from worker.backends.fake import FakeBackend
+from worker.budget import SMALLEST_BUDGET
 from worker.models import LoadedModel, load_model, make_fake_model
 from worker.scorer import ChunkScores, ChunkWork, Scorer
 
@@ -36,6 +38,7 @@ class Faulty(FakeBackend):
         model = make_fake_model()
         self.checksum = {text: int(model.encode([text]).token_ids[0]) for text in (POISON, BAD_NUMBERS)}
         self.most_tokens: int | None = None
+        self.failures_left = 10**9
         self.is_broken = False
         self.extra_rows = 0
         self.gate = threading.Event()
@@ -47,7 +50,8 @@ class Faulty(FakeBackend):
         self.batches.append(batch)
         self.entered.release()
         assert self.gate.wait(WAIT_S)
-        if self.most_tokens is not None and batch.input_ids.size > self.most_tokens:
+        if self.most_tokens is not None and self.failures_left and batch.input_ids.size > self.most_tokens:
+            self.failures_left -= 1
             raise DeviceFullError("too large")
         if self.is_broken or self.checksum[POISON] in batch.input_ids[:, 0]:
             raise RuntimeError("the device says no")
@@ -101,18 +105,32 @@ class Harness:
             self._changed.notify_all()
 
 
+MakeHarness = Callable[..., Harness]
+
+
 @pytest.fixture
 def device() -> Faulty:
     return Faulty()
 
 
 @pytest.fixture
-def harness(device: Faulty) -> Iterator[Harness]:
+def make_harness(device: Faulty) -> Iterator[MakeHarness]:
     golden = GoldenSentence(text="golden", scores=tuple(make_fake_model().score_now(["golden"])[0].tolist()))
-    harness = Harness(dataclasses.replace(make_fake_model(), backend=device, golden=(golden,)))
-    yield harness
+    made: list[Harness] = []
+
+    def make(**options: Any) -> Harness:
+        made.append(Harness(dataclasses.replace(make_fake_model(), backend=device, golden=(golden,)), **options))
+        return made[-1]
+
+    yield make
     device.gate.set()
-    harness.scorer.drain(WAIT_S)
+    for harness in made:
+        harness.scorer.drain(WAIT_S)
+
+
+@pytest.fixture
+def harness(make_harness: MakeHarness) -> Harness:
+    return make_harness()
 
 
 def sentences(count: int, *, start: int = 0) -> list[str]:
@@ -264,16 +282,52 @@ def test_batches_that_fail_and_golden_sentences_are_signs_of_life(harness: Harne
     assert harness.scorer.stats.batches == 0
 
 
-def test_memory_that_runs_out_halves_the_budget_and_loses_no_row(harness: Harness, device: Faulty) -> None:
-    device.most_tokens = 80
+def test_memory_that_runs_out_halves_the_budget_and_loses_no_row(device: Faulty, make_harness: MakeHarness) -> None:
+    harness = make_harness(token_budget=1_024)
+    device.most_tokens = 600
 
-    harness.submit("chunk", sentences(200))
+    harness.submit("chunk", sentences(500))
     done = harness.wait(1)["chunk"]
 
     assert done.failed == {}
-    np.testing.assert_array_equal(done.scores, make_fake_model().score_now(sentences(200)))
-    assert harness.scorer.token_budget == 64
+    np.testing.assert_array_equal(done.scores, make_fake_model().score_now(sentences(500)))
+    assert harness.scorer.token_budget == 512
     assert harness.scorer.stats.memory_errors > 0
+
+
+def test_a_short_shortage_of_memory_slows_nobody_for_ever(
+    device: Faulty, make_harness: MakeHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A neighbour on the device takes its memory for a second; the worker runs for weeks after that."""
+    harness = make_harness(token_budget=1_024)
+    device.most_tokens = 0
+    device.failures_left = 4
+    monkeypatch.setattr(budget, "RETRY_S", 0.0)
+
+    harness.submit("during", sentences(500))
+    assert harness.wait(1)["during"].failed == {}
+    low = harness.scorer.token_budget
+    for number in range(100):
+        harness.submit(number, sentences(1_000))
+    harness.wait(101)
+
+    assert (low, harness.scorer.token_budget) == (SMALLEST_BUDGET, 1_024)
+
+
+def test_a_row_that_found_no_memory_runs_once_more(harness: Harness, device: Faulty) -> None:
+    device.most_tokens = 0
+    device.failures_left = 1
+    harness.submit("short of memory for a moment", ["An innocent row."])
+    done = harness.wait(1)
+    assert done["short of memory for a moment"].failed == {}
+
+    large = "x" * 400
+    device.most_tokens, device.failures_left = 90, 10
+    harness.submit("too large for the device", [large])
+    done = harness.wait(2)
+
+    assert list(done["too large for the device"].failed) == [0]
+    assert sum(batch.width > 90 for batch in device.batches) == 2
 
 
 @pytest.fixture

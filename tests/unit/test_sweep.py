@@ -11,6 +11,7 @@ from worker import sweep
 from worker.backends import DeviceFullError, PaddedBatch, Running
 from worker.backends.fake import FakeBackend
 from worker.backends.torch import TorchBackend
+from worker.budget import SMALLEST_BUDGET
 from worker.sweep import Point, budget_key, choose, find_budget, measure
 
 
@@ -72,8 +73,8 @@ def test_a_device_that_is_slow_at_every_size_gets_the_smallest() -> None:
 
     points = swept(device)
 
-    assert [point.token_budget for point in points] == [sweep.SMALLEST_BUDGET]
-    assert choose(points) == sweep.SMALLEST_BUDGET
+    assert [point.token_budget for point in points] == [SMALLEST_BUDGET]
+    assert choose(points) == SMALLEST_BUDGET
 
 
 def test_larger_batches_are_not_tried_once_they_gain_nothing() -> None:
@@ -133,4 +134,4 @@ def test_a_damaged_cache_is_measured_anew(folder: Path, tmp_path: Path, content:
 def test_a_cache_that_cannot_be_written_stops_nobody(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
-    assert find_budget(Timed(lambda tokens: 0.001), folder, cache_dir=tmp_path / "file") >= sweep.SMALLEST_BUDGET
+    assert find_budget(Timed(lambda tokens: 0.001), folder, cache_dir=tmp_path / "file") >= SMALLEST_BUDGET
