@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from scorequeue.errors import UsageError, VerificationError
-from tests.tiny import make_tiny_base
+from tests.tiny import ARCHITECTURES, make_tiny_base
 from worker.backends import DeviceFullError, Encodings, PaddedBatch, Scores, pad_rows
 from worker.backends.fake import FakeBackend, FakeTokenizer
-from worker.backends.torch import TorchBackend
+from worker.backends.torch import READY_MASK_MODELS, TorchBackend
 from worker.tokenizing import FolderTokenizer
 
 TEXTS = ["The dog slept.", "The cats said that the teacher wrote many letters to her.", "Did she?", "I said so."]
@@ -70,6 +70,54 @@ def test_padding_does_not_change_a_rows_scores(folder: Path) -> None:
     alone = np.concatenate([backend.begin(batch_of(tokenizer.encode([text]))).scores() for text in TEXTS])
 
     np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+@pytest.fixture(scope="module", params=[*ARCHITECTURES, "xlm-roberta", "camembert"])
+def any_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of each architecture; the last two are RoBERTa by another name."""
+    architecture: str = request.param
+    is_tiny = architecture in ARCHITECTURES
+    made = make_tiny_base(tmp_path_factory.mktemp("any"), architecture=architecture if is_tiny else "roberta")
+    config = json.loads((made / "config.json").read_bytes())
+    (made / "config.json").write_text(json.dumps(config | {"model_type": architecture, "architectures": None}))
+    return made
+
+
+@pytest.fixture
+def padded() -> PaddedBatch:
+    """Rows shorter and longer than ModernBERT's window."""
+    lengths = np.array([3, 24, 17, 9, 1], np.int64)
+    tokens = np.random.default_rng(0).integers(10, 60, int(lengths.sum()))
+    return pad_rows(tokens, np.cumsum(lengths) - lengths, lengths, pad_id=0)
+
+
+def test_a_ready_mask_changes_no_score(any_folder: Path, padded: PaddedBatch) -> None:
+    backend = TorchBackend(any_folder, device="cpu", dtype="float32")
+    with torch.inference_mode():
+        logits = backend._model(
+            input_ids=torch.from_numpy(padded.input_ids),
+            attention_mask=torch.from_numpy(padded.attention_mask.astype(np.int64)),
+        ).logits
+
+    np.testing.assert_allclose(backend.begin(padded).scores(), torch.softmax(logits, -1).numpy(), atol=1e-6)
+
+
+def test_a_padded_batch_begins_without_a_look_at_its_mask(
+    any_folder: Path, padded: PaddedBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU each such look waits for all that was queued before: no batch would be prepared while one runs."""
+    backend = TorchBackend(any_folder, device="cpu", dtype="float32")
+    looks: list[torch.Tensor] = []
+    look = torch.Tensor.__bool__
+
+    def spy(tensor: torch.Tensor) -> bool:
+        looks.append(tensor)
+        return look(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "__bool__", spy)
+    backend.begin(padded).scores()
+
+    assert bool(looks) == (backend._model.config.model_type not in READY_MASK_MODELS)
 
 
 def test_bfloat16_stays_near_float32(folder: Path) -> None:
@@ -197,3 +245,19 @@ def test_cuda_agrees_with_the_cpu_with_two_batches_in_flight(folder: Path, dtype
         running = [backend.begin(batch_of(tokenizer.encode(texts))) for texts in (TEXTS[:2], TEXTS[2:])]
         scores = np.concatenate([one.scores() for one in running])
         np.testing.assert_allclose(scores, reference, atol=atol)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_padded_batch_begins_while_another_one_runs(folder: Path, padded: PaddedBatch) -> None:
+    backend = TorchBackend(folder, device="cuda")
+    expected = backend.begin(padded).scores()
+
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        running = [backend.begin(padded) for _ in range(2)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+    for one in running:
+        np.testing.assert_allclose(one.scores(), expected, atol=1e-3)

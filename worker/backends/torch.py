@@ -34,6 +34,9 @@ CUDA_DEPTH = 2
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+READY_MASK_MODELS = ("bert", "distilbert", "roberta", "xlm-roberta", "camembert", "electra")
+"""Architectures that hand SDPA a mask of four dimensions as it is. ModernBERT does so too, but in place of its windows."""
+
 MEMORY_WORDS = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 """How torch says that memory is short where it raises a bare RuntimeError."""
 
@@ -63,6 +66,10 @@ class TorchBackend:
             raise UsageError(f"dtype should be auto or one of {', '.join(DTYPES)}, got {dtype!r}")
         self._is_cuda = self._device.type == "cuda"
         self._model = load_classifier(folder, dtype=chosen).to(self._device).eval()
+        # transformers makes such a mask of a flat one, but first asks whether all of it is true: on a GPU that waits
+        # for all that was queued before, at the beginning of each pass.
+        config = self._model.config
+        self._takes_ready_mask = config.model_type in READY_MASK_MODELS and config._attn_implementation == "sdpa"
         self.dtype = str(chosen).removeprefix("torch.")
         self.label_count = int(self._model.config.num_labels)
         self.depth = CUDA_DEPTH if self._is_cuda else streams() + 1  # one more is ready when one of them ends
@@ -106,7 +113,7 @@ class TorchBackend:
         if not batch.is_full:
             lengths = host_lengths.to(self._device, non_blocking=True)
             columns = torch.arange(batch.width, device=self._device)
-            mask = (columns < lengths[:, None]).long()  # (rows, tokens)
+            mask = columns < lengths[:, None]  # (rows, tokens)
         scores = self._forward(input_ids, mask)
         on_host = torch.empty(scores.shape, dtype=scores.dtype, pin_memory=True)
         on_host.copy_(scores, non_blocking=True)
@@ -115,6 +122,10 @@ class TorchBackend:
         return _OnCuda(on_host, done, buffer, self._free)
 
     def _forward(self, input_ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        if mask is not None:
+            width = mask.shape[1]
+            # (rows, 1, tokens, tokens), or (rows, tokens)
+            mask = mask.bool()[:, None, None, :].expand(-1, 1, width, -1) if self._takes_ready_mask else mask.long()
         logits = self._model(input_ids=input_ids, attention_mask=mask).logits
         return torch.softmax(logits.float(), dim=-1)  # (rows, labels)
 
