@@ -72,10 +72,14 @@ class FolderTokenizer:
         else:
             encoded = self._tokenizer.encode_batch_fast(list(texts))
         rows = [encoding.ids for encoding in encoded]
+        # Only where the tokenizer adds no special tokens, and its normalizer leaves nothing of a text.
+        unread = () if all(rows) else tuple(at for at, ids in enumerate(rows) if not ids)
+        for at in unread:
+            rows[at] = [self.pad_id]
         lengths = np.fromiter(map(len, rows), np.int32, len(rows))
         token_ids = np.fromiter(chain.from_iterable(rows), np.int32, int(lengths.sum()))
         truncated = np.zeros(len(rows), np.bool_)
         # Only a row of exactly the greatest length can have lost something; asking every row would cost a list each.
         for row in np.flatnonzero(lengths >= self.max_length):
             truncated[row] = bool(encoded[row].overflowing)
-        return Encodings(token_ids, lengths, truncated)
+        return Encodings(token_ids, lengths, truncated, unread)

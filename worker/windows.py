@@ -15,6 +15,10 @@ from worker.batching import Ints, Pick, Window, padded_width
 from worker.loading import LoadedModel
 from worker.tokenizing import Tokenizer
 
+UNREAD = RowError(
+    ErrorCode.SCORING_FAILED, "the model's tokenizer finds nothing to read in this text: it has no token left"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class ChunkScores:
@@ -89,9 +93,13 @@ class WindowTable:
     def _finished(self, chunk: int) -> tuple[ChunkWork, ChunkScores]:
         work = self.window.tickets[chunk]
         begin, end = int(self.window.bounds[chunk]), int(self.window.bounds[chunk + 1])
-        failed = {position - begin: reason for position, reason in self.failed.items() if begin <= position < end}
         # A copy, so that a committer that is behind does not keep the whole window alive.
-        return work, ChunkScores(work.key, self.scores[begin:end].copy(), work.encodings.truncated, failed)
+        scores = self.scores[begin:end].copy()
+        failed = {position - begin: reason for position, reason in self.failed.items() if begin <= position < end}
+        for row in work.encodings.unread:
+            scores[row] = np.nan
+            failed[row] = UNREAD
+        return work, ChunkScores(work.key, scores, work.encodings.truncated, failed)
 
 
 def model_of(pick: Pick[ChunkWork]) -> LoadedModel:

@@ -22,11 +22,12 @@ from scorequeue.jobs import ErrorCode, JobSpec, JobState, Lane
 from scorequeue.keys import Keys
 from scorequeue.ledger import Ledger
 from scorequeue.records import ChunkUpload
+from scorequeue.registry import ManifestDraft, Registry
 from scorequeue.settings import Settings
 from tests.faults.faulty_worker import TOKEN_HANGING
 from tests.processes import WorkerProcess, environment, until
 from tests.servers import RedisServer
-from tests.tiny import publish_tiny
+from tests.tiny import make_tiny_base, publish_tiny
 from worker.broker import make_app
 
 
@@ -53,6 +54,30 @@ def test_signal_drains(worker: WorkerProcess, signum: signal.Signals) -> None:
 def test_quit_ends_at_once(worker: WorkerProcess) -> None:
     assert worker.send(signal.SIGQUIT) in (0, 1)  # 0 where the drain had nothing to do and was faster
     assert "action=drain " in worker.log.read_text()
+
+
+def test_texts_without_a_token_fail_and_the_worker_lives(server: RedisServer, tmp_path: Path) -> None:
+    """A tokenizer that adds no special tokens, and a text of which its normalizer leaves nothing."""
+    folder = make_tiny_base(tmp_path / "tiny")
+    tokenizer = json.loads((folder / "tokenizer.json").read_bytes())
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer | {"post_processor": None}))
+    config = json.loads((folder / "config.json").read_bytes())
+    (folder / "config.json").write_text(json.dumps(config | {"id2label": {"0": "no", "1": "yes"}}))
+    registry = Registry(tmp_path / "registry")
+    registry.publish(folder, draft=ManifestDraft(base_model="tiny", labels=("no", "yes"), max_length=64, golden=()))
+    settings = {"redis_url": server.url, "registry": registry.root, "backend": "torch", "device": "cpu"}
+
+    with (
+        WorkerProcess(tmp_path / "worker.log", namespace="n", token_budget=512, **settings) as worker,
+        Client(settings=Settings(redis_url=server.url, namespace="n")) as client,
+    ):
+        job = client.submit(["the dog slept", "\u200b", "a cat"] * 100)
+        status = job.wait(timeout_s=60)
+        codes = [row.error.code if row.error else None for row in job.results()]
+
+        assert (status.scored, status.failed, status.pending) == (200, 100, 0)
+        assert codes == [None, ErrorCode.SCORING_FAILED, None] * 100
+        assert worker.is_running
 
 
 def test_stop_while_redis_is_away_is_clean(worker: WorkerProcess, server: RedisServer) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import json
 import threading
 import time
 import weakref
@@ -17,17 +18,20 @@ from scorequeue.errors import DeviceSickError, RedisUnavailableError
 from scorequeue.jobs import ErrorCode, Lane
 from scorequeue.manifest import GoldenSentence
 from scorequeue.registry import Registry
-from tests.tiny import GOLDEN_TEXTS, publish_tiny
+from tests.tiny import GOLDEN_TEXTS, make_tiny_base, publish_tiny
 from worker import budget
 from worker.backends import DeviceFullError, PaddedBatch, Running, Scores
 from worker.backends.fake import FakeBackend
+from worker.backends.torch import TorchBackend
 from worker.budget import SMALLEST_BUDGET
 from worker.models import LoadedModel, load_model, make_fake_model
 from worker.scorer import ChunkScores, ChunkWork, Scorer
+from worker.tokenizing import FolderTokenizer
 
 WAIT_S = 20.0
 POISON = "poison"
 BAD_NUMBERS = "bad numbers"
+ZERO_WIDTH_SPACE = "\u200b"
 
 
 class Faulty(FakeBackend):
@@ -238,6 +242,27 @@ def test_a_row_without_finite_scores_fails_alone(harness: Harness) -> None:
     assert list(done[0].failed) == [20]
     assert done[1].failed == {}
     assert np.isfinite(done[0].scores[:20]).all()
+
+
+def test_a_row_of_no_tokens_fails_alone_and_says_why(tmp_path: Path) -> None:
+    """Nothing to score is no fault of the device: it used to end every worker that took the row."""
+    folder = make_tiny_base(tmp_path / "tiny")
+    tokenizer = json.loads((folder / "tokenizer.json").read_bytes())
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer | {"post_processor": None}))  # no special tokens
+    backend = TorchBackend(folder, device="cpu", dtype="float32")
+    model = LoadedModel("v", ("a", "b"), backend, FolderTokenizer(folder, max_length=64))
+    texts = ["the dog slept", ZERO_WIDTH_SPACE, "a cat", "the letters", "she said so", ZERO_WIDTH_SPACE]
+    harness = Harness(model)
+
+    harness.submit("many", texts)
+    harness.submit("lone", [ZERO_WIDTH_SPACE], lane=Lane.EXPRESS)
+    done = harness.wait(2)
+
+    assert {key: sorted(chunk.failed) for key, chunk in done.items()} == {"many": [1, 5], "lone": [0]}
+    assert "nothing to read" in done["lone"].failed[0].message
+    assert np.isfinite(done["many"].scores).all(axis=1).tolist() == [True, False, True, True, True, False]
+    assert harness.sick == []
+    harness.scorer.drain(WAIT_S)
 
 
 def test_a_sick_device_counts_nothing_as_failed(harness: Harness, device: Faulty) -> None:

@@ -30,11 +30,14 @@ class Encodings:
         token_ids: int32 (tokens,), special tokens included.
         lengths: int32 (rows,): tokens per row, at least 1.
         truncated: bool (rows,): whether the text was longer than the model reads.
+        unread: Rows whose text has no token for the model. Each holds one token of padding, so that it can ride along;
+            its scores mean nothing.
     """
 
     token_ids: npt.NDArray[np.int32]
     lengths: npt.NDArray[np.int32]
     truncated: npt.NDArray[np.bool_]
+    unread: tuple[int, ...] = ()
 
     @property
     def rows(self) -> int:

@@ -35,7 +35,7 @@ CUDA_DEPTH = 2
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 READY_MASK_MODELS = ("bert", "distilbert", "roberta", "xlm-roberta", "camembert", "electra")
-"""Architectures that hand SDPA a mask of four dimensions as it is. ModernBERT does so too, but in place of its windows."""
+"""Architectures that hand a mask of four dimensions to SDPA as is. ModernBERT would use it instead of its windows."""
 
 MEMORY_WORDS = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 """How torch says that memory is short where it raises a bare RuntimeError."""
