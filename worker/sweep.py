@@ -183,6 +183,11 @@ def _read(cache_dir: Path) -> dict[str, dict[str, Any]]:
     """Return what is kept; nothing where it cannot be read, because it can be measured again."""
     try:
         kept = json.loads((cache_dir / FILE_NAME).read_bytes())
-        return {key: entry for key, entry in kept.items() if int(entry["token_budget"]) > 0}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, RecursionError):
         return {}
+    return {key: entry for key, entry in kept.items() if _is_sound(entry)} if isinstance(kept, dict) else {}
+
+
+def _is_sound(entry: object) -> bool:
+    budget = entry.get("token_budget") if isinstance(entry, dict) else None
+    return type(budget) is int and SMALLEST_BUDGET <= budget <= LARGEST_BUDGET  # true is an int as well

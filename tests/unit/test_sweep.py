@@ -121,7 +121,13 @@ def test_a_refreshed_checkpoint_has_the_budget_of_the_one_before(folder: Path, t
     assert budget_key(TorchBackend(folder, device="cpu"), folder) != budget_key(device, folder)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"a": 1}', '{"KEY": {"token_budget": "many"}}'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{", "[" * 100_000, '{"a": 1}', '{"KEY": 3}', '{"KEY": {}}']
+    + [
+        f'{{"KEY": {{"token_budget": {value}}}}}' for value in ('"many"', "Infinity", "1e999", "NaN", "true", "1", "-5")
+    ],
+)
 def test_a_damaged_cache_is_measured_anew(folder: Path, tmp_path: Path, content: str) -> None:
     device = Timed(lambda tokens: 0.001)
     (tmp_path / sweep.FILE_NAME).write_text(content.replace("KEY", budget_key(device, folder)))
