@@ -86,13 +86,14 @@ class LoadedModel:
         except Exception as error:
             raise DeviceSickError(f"golden sentences of {where} should be scored but raised {error!r}") from error
         wanted = np.array([sentence.scores for sentence in self.golden], np.float32)  # (rows, labels)
+        other_dtype = "" if self.backend.dtype == "float32" else "--dtype float32, else "
         tolerance = GOLDEN_TOLERANCE[self.backend.dtype]
         # Scores this close have the same label too, except where two labels are within twice the tolerance of a tie.
         difference = float(np.abs(scores - wanted).max()) if np.isfinite(scores).all() else float("nan")
         if not difference <= tolerance:
             raise DeviceSickError(
                 f"golden scores of {where} should be within {tolerance:g} of the manifest's but differ by "
-                f"{difference:.4g}; try --dtype float32, else another device"
+                f"{difference:.4g}; try {other_dtype}another device"
             )
 
     def warm_up(self) -> None:

@@ -87,6 +87,17 @@ def test_a_device_that_scores_otherwise_is_sick(registry: Registry, score: float
         dataclasses.replace(model, golden=(wrong,)).check_golden()
 
 
+@pytest.mark.parametrize(("dtype", "is_advised"), [("bfloat16", True), ("float32", False)])
+def test_float32_is_advised_to_those_who_do_not_use_it(registry: Registry, dtype: str, is_advised: bool) -> None:
+    model = load_model(registry, registry.resolve(None), backend="torch", device="cpu", dtype=dtype)
+    wrong = GoldenSentence(text=model.golden[0].text, scores=(0.99, 0.01))
+
+    with pytest.raises(DeviceSickError) as caught:
+        dataclasses.replace(model, golden=(wrong,)).check_golden()
+
+    assert ("--dtype float32" in str(caught.value)) == is_advised
+
+
 def test_a_device_that_raises_is_sick() -> None:
     model = dataclasses.replace(make_fake_model(), golden=(GoldenSentence(text="a", scores=(0.5, 0.5)),), labels=("a",))
 
