@@ -8,9 +8,9 @@ order chunks finish all through the window instead of all at its end.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -206,13 +206,13 @@ class RowQueue(Generic[T]):
     Express goes first, yet bulk gets every fourth batch at least while express has enough for itself.
 
     Args:
-        token_budget: Most padded tokens in a batch; may be set anew between picks.
+        token_budget: Says how many padded tokens a batch of a group may have now, or a number for all groups.
         max_rows: Most rows in a batch.
         window_rows: Rows at which a bulk window takes no further chunk; may be set anew between picks.
     """
 
-    def __init__(self, *, token_budget: int, max_rows: int, window_rows: int) -> None:
-        self.token_budget = token_budget
+    def __init__(self, *, token_budget: Callable[[Any], int] | int, max_rows: int, window_rows: int) -> None:
+        self._budget_of = token_budget if callable(token_budget) else lambda _: token_budget
         self.max_rows = max_rows
         self.window_rows = window_rows
         self._waiting: dict[Lane, deque[tuple[T, Hashable, npt.NDArray[np.integer]]]] = {lane: deque() for lane in Lane}
@@ -245,17 +245,18 @@ class RowQueue(Generic[T]):
             pick = self._pick_express(express, bulk)
             self._express_turns = self._express_turns + 1 if bulk is not None and len(pick.parts) == 1 else 0
         else:
-            pick = bulk.pick(self.token_budget, self.max_rows)
+            pick = bulk.pick(self._budget_of(bulk.window.group), self.max_rows)
             self._express_turns = 0
         return pick
 
     def _pick_express(self, express: _OpenWindow[T], bulk: _OpenWindow[T] | None) -> Pick[T]:
-        pick = express.pick(self.token_budget, self.max_rows)
+        token_budget = self._budget_of(express.window.group)
+        pick = express.pick(token_budget, self.max_rows)
         if bulk is None or bulk.window.group != pick.group:
             return pick
         # A batch of one sentence costs the device nearly as much as one of twenty, so bulk rows ride along.
         width = express.last_width
-        fill = min(int(self.token_budget * TOP_UP) // width, self.max_rows) - pick.rows
+        fill = min(int(token_budget * TOP_UP) // width, self.max_rows) - pick.rows
         extra = bulk.take_fitting(width, fill) if fill > 0 else None
         return Pick(pick.group, (*pick.parts, extra)) if extra else pick
 

@@ -3,13 +3,15 @@
 A version becomes ready in this order, and nothing is claimed for it before the end::
 
     verified against its manifest -> loaded -> warmed up -> its golden sentences give their known scores
+        -> its token budget is found -> warmed up with batches as large as that
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +20,9 @@ from scorequeue.errors import DeviceSickError, ScoreCountError
 from scorequeue.logs import fields
 from scorequeue.manifest import GoldenSentence
 from scorequeue.registry import Registry
-from worker.backends import Backend, Encodings, PaddedBatch, Scores, pad_rows
+from worker.backends import Backend, DeviceFullError, Encodings, PaddedBatch, Scores, pad_rows
 from worker.backends.fake import FakeBackend, FakeTokenizer
+from worker.budget import SMALLEST_BUDGET, TokenBudget
 from worker.choosing import open_backend
 from worker.settings import CACHE_DIR
 from worker.tokenizing import FolderTokenizer, Tokenizer, TokenizingError
@@ -40,6 +43,8 @@ class LoadedModel:
         backend: The model on its device; for the scorer's thread alone.
         tokenizer: May be used by any thread.
         golden: Sentences with their float32 scores; empty where scores mean nothing (the fake).
+        budget: How many padded tokens its batches have on this device; for the scorer's thread alone. None where
+            whoever runs it decides.
     """
 
     version: str
@@ -47,6 +52,7 @@ class LoadedModel:
     backend: Backend
     tokenizer: Tokenizer
     golden: tuple[GoldenSentence, ...] = ()
+    budget: TokenBudget | None = None
 
     def encode(self, texts: Sequence[str]) -> Encodings:
         """Tokenise texts as this version reads them.
@@ -99,19 +105,34 @@ class LoadedModel:
     def warm_up(self) -> None:
         """Run batches of one row and full ones on all that works at once, so that no job pays for first allocations.
 
+        Full is what the budget says, and falls with it where the device has no memory for so much.
+
         Raises:
             DeviceSickError: The device cannot run them.
         """
         row = self.encode(["A sentence to warm up with."])
-        row_width = int(row.lengths[0])
+        budget = self.budget or TokenBudget(SMALLEST_BUDGET)
         try:
-            for rows in (1, max(1, self.backend.token_budget // row_width)):
-                input_ids = np.repeat(row.token_ids[None, :].astype(np.int64), rows, axis=0)  # (rows, tokens)
-                batch = PaddedBatch(input_ids, np.full(rows, row_width, np.int64))
-                for running in [self.backend.begin(batch) for _ in range(self.backend.depth)]:
-                    running.scores()
+            self._run_copies(row, 1)
+            while True:
+                rows = max(1, budget.tokens // int(row.lengths[0]))
+                try:
+                    return self._run_copies(row, rows)
+                except DeviceFullError as error:
+                    if budget.tokens <= SMALLEST_BUDGET:
+                        raise
+                    budget.fail(0, now=time.monotonic())
+                    facts = fields("out_of_memory", rows=rows, token_budget=budget.tokens, error=str(error))
+                    log.warning("device has no memory to warm up with such batches", extra=facts)
         except Exception as error:
             raise DeviceSickError(f"{self.backend.device} cannot run version {self.version}: {error!r}") from error
+
+    def _run_copies(self, row: Encodings, rows: int) -> None:
+        width = int(row.lengths[0])
+        input_ids = np.repeat(row.token_ids[None, :].astype(np.int64), rows, axis=0)  # (rows, tokens)
+        batch = PaddedBatch(input_ids, np.full(rows, width, np.int64))
+        for running in [self.backend.begin(batch) for _ in range(self.backend.depth)]:
+            running.scores()
 
 
 def check_shape(scores: Scores, *, rows: int, model: LoadedModel) -> Scores:
@@ -136,6 +157,7 @@ def load_model(
     device: str = "auto",
     dtype: str = "auto",
     cache_dir: Path = CACHE_DIR,
+    find_budget: Callable[[Backend, Path], int] | None = None,
 ) -> LoadedModel:
     """Verify, load, warm up and try a version.
 
@@ -146,6 +168,8 @@ def load_model(
         device: See the backend.
         dtype: See the backend.
         cache_dir: Where models that openvino converted are kept.
+        find_budget: Says how many padded tokens a batch of a backend and folder should have, at first; None leaves that
+            to whoever runs it.
 
     Raises:
         VersionNotFoundError: There is no such version.
@@ -155,7 +179,9 @@ def load_model(
     """
     manifest = registry.verify(version)
     if backend == "fake":
-        return make_fake_model(version=version, labels=manifest.labels)
+        model = make_fake_model(version=version, labels=manifest.labels)
+        budget = find_budget and TokenBudget(find_budget(model.backend, registry.path(version)))
+        return replace(model, budget=budget)
     model = LoadedModel(
         version=version,
         labels=manifest.labels,
@@ -172,6 +198,9 @@ def load_model(
     )
     model.warm_up()
     model.check_golden()
+    if find_budget is not None:
+        model = replace(model, budget=TokenBudget(find_budget(model.backend, registry.path(version))))
+        model.warm_up()
     log.info(
         "version is ready",
         extra=fields(

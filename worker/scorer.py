@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +20,14 @@ import numpy.typing as npt
 from scorequeue.errors import DeviceSickError, RedisUnavailableError
 from scorequeue.jobs import Lane
 from scorequeue.logs import fields
-from worker.backends import DeviceFullError, PaddedBatch, Running, Scores
+from worker.backends import DeviceFullError, PaddedBatch, Scores
 from worker.batching import Pick, RowQueue
 from worker.budget import TokenBudget
 from worker.intake import WINDOW_ROWS, Intake
 from worker.loading import LoadedModel, check_shape
 from worker.stats import ScorerStats
 from worker.suspects import Notes, SuspectChunk
-from worker.windows import ChunkScores, ChunkWork, WindowTables, model_of, row_of
+from worker.windows import ChunkScores, ChunkWork, Flight, WindowTables, model_of, row_of
 
 __all__ = ["ChunkScores", "ChunkWork", "Scorer", "ScorerStats"]
 
@@ -62,7 +62,8 @@ class Scorer:
 
     Args:
         on_sick: Called in the scorer's thread with the reason. Release everything and exit.
-        token_budget: Most padded tokens in a batch; less while the device has no memory for so many.
+        token_budget: Most padded tokens in a batch of a version that has no budget of its own; less while the device
+            has no memory for so many.
         window_rows: Most rows that are sorted together.
         window_s: Seconds that a window should last at most; None for no such limit.
         max_rows: Most rows in a batch.
@@ -82,9 +83,11 @@ class Scorer:
         self._on_sick = on_sick
         self._most_window_rows = window_rows
         self._window_s = window_s
-        self._budget = TokenBudget(token_budget)
+        self._budget = self._own_budget = TokenBudget(token_budget)
         least = window_rows if window_s is None else min(window_rows, LEAST_WINDOW_ROWS)
-        self._queue: RowQueue[ChunkWork] = RowQueue(token_budget=token_budget, max_rows=max_rows, window_rows=least)
+        self._queue: RowQueue[ChunkWork] = RowQueue(
+            token_budget=lambda model: self._budget_of(model).tokens, max_rows=max_rows, window_rows=least
+        )
         self._intake = Intake(self._queue, most_window_rows=window_rows, notes=notes)
         self._tables = WindowTables()
         self._stats = ScorerStats()
@@ -97,7 +100,7 @@ class Scorer:
 
     @property
     def token_budget(self) -> int:
-        """Padded tokens per batch, as it is now."""
+        """Padded tokens per batch, as it is now for the version that ran last."""
         return self._budget.tokens
 
     @property
@@ -165,7 +168,7 @@ class Scorer:
         return self._intake.empty()
 
     def _run(self) -> None:
-        flights: deque[_Flight] = deque()
+        flights: deque[Flight] = deque()
         try:
             while (pick := self._intake.take(in_flight=len(flights))) or flights:
                 if pick:
@@ -182,8 +185,8 @@ class Scorer:
             self._intake.close()
             self._on_sick(sick)
 
-    def _begin(self, pick: Pick[ChunkWork], *, is_second_try: bool = False) -> _Flight:
-        flight = _Flight(pick, model_of(pick), is_second_try=is_second_try)
+    def _begin(self, pick: Pick[ChunkWork], *, is_second_try: bool = False) -> Flight:
+        flight = Flight(pick, model_of(pick), is_second_try=is_second_try)
         try:
             flight.batch = self._tables.assemble(pick, tokenizer=flight.model.tokenizer)
             flight.begun_at = time.monotonic()
@@ -193,7 +196,7 @@ class Scorer:
             flight.error = error
         return flight
 
-    def _finish(self, flight: _Flight) -> None:
+    def _finish(self, flight: Flight) -> None:
         scores = self._await(flight)
         # Not inside the handler: what recovering raises is not about what was raised before.
         if scores is None:
@@ -214,7 +217,7 @@ class Scorer:
         else:
             self._recover(flight, FloatingPointError("scores are not finite"))
 
-    def _await(self, flight: _Flight) -> Scores | None:
+    def _await(self, flight: Flight) -> Scores | None:
         """Wait for a batch; None when it failed and ``flight.error`` says why."""
         if flight.running is None:
             return None
@@ -224,7 +227,7 @@ class Scorer:
             flight.error = error
             return None
 
-    def _recover(self, flight: _Flight, error: Exception) -> None:
+    def _recover(self, flight: Flight, error: Exception) -> None:
         """Find the guilty row, or find that the device is sick.
 
         Raises:
@@ -256,10 +259,10 @@ class Scorer:
         """The device has answered, if only with an error: finding many guilty rows takes long, and is not a stall."""
         self._stats = replace(self._stats, last_batch_at=time.monotonic())
 
-    def _lower_budget(self, flight: _Flight, error: DeviceFullError) -> None:
+    def _lower_budget(self, flight: Flight, error: DeviceFullError) -> None:
         padded_tokens = flight.batch.input_ids.size if flight.batch else 0
+        self._budget = self._budget_of(flight.model)
         self._budget.fail(padded_tokens, now=time.monotonic())
-        self._set_budget()
         self._stats = replace(self._stats, memory_errors=self._stats.memory_errors + 1)
         facts = fields(
             "out_of_memory", rows=flight.pick.rows, padded_tokens=padded_tokens, token_budget=self.token_budget,
@@ -267,8 +270,8 @@ class Scorer:
         )  # fmt: skip
         log.warning("device has no memory for a batch", extra=facts)
 
-    def _set_budget(self) -> None:
-        self._queue.token_budget = self._budget.tokens
+    def _budget_of(self, model: LoadedModel) -> TokenBudget:
+        return model.budget or self._own_budget
 
     def _store(
         self,
@@ -282,26 +285,13 @@ class Scorer:
         for stored in self._tables.store(pick, scores, keep=keep, error=error):
             self._intake.settle(stored.lane, stored.rows, stored.finished)
 
-    def _count(self, flight: _Flight, batch: PaddedBatch) -> None:
+    def _count(self, flight: Flight, batch: PaddedBatch) -> None:
         now = time.monotonic()
         busy_since = self._intake.busy_since or now
         self._stats = self._stats.after(batch, begun_at=flight.begun_at, busy_since=busy_since, now=now)
+        self._budget = self._budget_of(flight.model)
         if self._budget.succeed(batch.input_ids.size, now=now):
-            self._set_budget()
             log.info("larger batches are tried again", extra=fields("budget_raised", token_budget=self.token_budget))
         if self._window_s is not None:
             rows = int(self._stats.rows / max(self._stats.forward_s, 1e-9) * self._window_s)
             self._queue.window_rows = min(self._most_window_rows, max(LEAST_WINDOW_ROWS, rows))
-
-
-@dataclass(slots=True)
-class _Flight:
-    """A pick on its way through the device."""
-
-    pick: Pick[ChunkWork]
-    model: LoadedModel
-    begun_at: float = 0.0
-    batch: PaddedBatch | None = None
-    running: Running | None = None
-    error: Exception | None = None
-    is_second_try: bool = False

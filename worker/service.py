@@ -39,7 +39,7 @@ from worker.models import ModelShelf
 from worker.scorer import Scorer
 from worker.settings import WorkerSettings
 from worker.suspects import LedgerNotes
-from worker.sweep import find_budget
+from worker.sweep import BudgetFinder
 from worker.tasks import Pump
 from worker.watchdog import Ears, Watchdog
 
@@ -77,14 +77,13 @@ class Service:
             device=settings.device,
             dtype=settings.dtype,
             cache_dir=settings.cache_dir,
+            find_budget=BudgetFinder(settings.token_budget, cache_dir=settings.cache_dir),
         )
         self._models = ModelShelf(load, registry.current, check=registry.verify, has_work=self._ledger.has_work)
         first = self._models.load_first()
-        budget = settings.token_budget or find_budget(
-            first.backend, registry.path(first.version), cache_dir=settings.cache_dir
-        )
+        assert first.budget is not None
         notes = LedgerNotes(self._ledger, self.worker_id, stopping=self._stopping)
-        self._scorer = Scorer(on_sick=self._fail, token_budget=budget, notes=notes)
+        self._scorer = Scorer(on_sick=self._fail, token_budget=first.budget.tokens, notes=notes)
         self._keeper = LeaseKeeper(
             self._ledger, self.worker_id, lanes=settings.lanes, about=self._about, on_fatal=self._fail
         )

@@ -49,6 +49,9 @@ REPEATS = 3
 PATIENCE = 2
 """Budgets without a gain after which larger ones are not tried."""
 
+FAKE_BUDGET = 65_536
+"""The fake backend's: its speed does not depend on it."""
+
 FILE_NAME = "budgets.json"
 TOKEN_ID = 5
 
@@ -127,16 +130,49 @@ def find_budget(backend: Backend, folder: Path, *, cache_dir: Path) -> int:
         cache_dir: Where budgets are kept; one that cannot be written costs the next start a few seconds.
     """
     if backend.name == "fake":
-        return backend.token_budget
-    key = budget_key(backend, folder)
-    kept = _read(cache_dir).get(key)
+        return FAKE_BUDGET
+    kept = kept_budget(backend, folder, cache_dir=cache_dir)
     if kept is not None:
-        return int(kept["token_budget"])
+        return kept
     began = time.monotonic()
-    budget = keep(list(measure(backend)), key=key, cache_dir=cache_dir)
+    budget = keep(list(measure(backend)), key=budget_key(backend, folder), cache_dir=cache_dir)
     took_s = round(time.monotonic() - began, 1)
     log.info("token budget measured", extra=fields("budget_measured", token_budget=budget, took_s=took_s))
     return budget
+
+
+def kept_budget(backend: Backend, folder: Path, *, cache_dir: Path) -> int | None:
+    """Return the budget that is kept for a model on its device; None where there is none."""
+    entry = _read(cache_dir).get(budget_key(backend, folder))
+    return None if entry is None else int(entry["token_budget"])
+
+
+class BudgetFinder:
+    """Finds the budget of each version that a worker loads.
+
+    It is the one that was asked for, else the one that is kept for the model's shapes on this device. Where there is
+    none, the first version is measured, and a later one gets the budget of the one before: measured beside running work
+    it would come out wrong, and hold that work up. The next start measures it.
+
+    Args:
+        token_budget: What was asked for; None stands for what suits.
+        cache_dir: Where budgets are kept.
+    """
+
+    def __init__(self, token_budget: int | None, *, cache_dir: Path) -> None:
+        self._wanted = token_budget
+        self._cache_dir = cache_dir
+        self._last: int | None = None
+
+    def __call__(self, backend: Backend, folder: Path) -> int:
+        """Return the budget for a model on its device, warmed up."""
+        if self._wanted is not None:
+            return self._wanted
+        if self._last is None:
+            self._last = find_budget(backend, folder, cache_dir=self._cache_dir)
+        elif backend.name != "fake":
+            self._last = kept_budget(backend, folder, cache_dir=self._cache_dir) or self._last
+        return self._last
 
 
 def keep(points: list[Point], *, key: str, cache_dir: Path) -> int:

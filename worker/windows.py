@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scorequeue.jobs import ErrorCode, Lane, RowError
-from worker.backends import Encodings, PaddedBatch, Scores, pad_rows
+from worker.backends import Encodings, PaddedBatch, Running, Scores, pad_rows
 from worker.batching import Ints, Pick, Window, padded_width
 from worker.loading import LoadedModel
 from worker.tokenizing import Tokenizer
@@ -113,6 +113,19 @@ def row_of(pick: Pick[ChunkWork], position: int) -> Pick[ChunkWork]:
         left, right = pick.halves()
         pick, position = (left, position) if position < left.rows else (right, position - left.rows)
     return pick
+
+
+@dataclass(slots=True)
+class Flight:
+    """A pick on its way through the device."""
+
+    pick: Pick[ChunkWork]
+    model: LoadedModel
+    begun_at: float = 0.0
+    batch: PaddedBatch | None = None
+    running: Running | None = None
+    error: Exception | None = None
+    is_second_try: bool = False
 
 
 class Stored(NamedTuple):

@@ -21,7 +21,10 @@ from scorequeue.errors import (
 from scorequeue.manifest import GoldenSentence
 from scorequeue.registry import Registry
 from tests.tiny import GOLDEN_TEXTS, publish_tiny
-from worker.backends.fake import FakeBackend
+from worker.backends import DeviceFullError, PaddedBatch, Running
+from worker.backends.fake import FakeBackend, FakeRunning
+from worker.backends.torch import TorchBackend
+from worker.budget import TokenBudget
 from worker.models import IDLE_S, LOST_LOADING, RETRY_S, LoadedModel, ModelShelf, load_model, make_fake_model
 
 
@@ -96,6 +99,59 @@ def test_float32_is_advised_to_those_who_do_not_use_it(registry: Registry, dtype
         dataclasses.replace(model, golden=(wrong,)).check_golden()
 
     assert ("--dtype float32" in str(caught.value)) == is_advised
+
+
+class Small(FakeBackend):
+    """A device with memory for so many tokens in a batch."""
+
+    def __init__(self, most_tokens: int) -> None:
+        super().__init__()
+        self.most_tokens = most_tokens
+        self.sizes: list[int] = []
+
+    def begin(self, batch: PaddedBatch) -> FakeRunning:
+        self.sizes.append(batch.input_ids.size)
+        if batch.input_ids.size > self.most_tokens:
+            raise DeviceFullError("out of memory")
+        return super().begin(batch)
+
+
+@pytest.mark.parametrize(("wanted", "fits"), [(512, 512), (16_384, 1_024)])
+def test_warming_up_keeps_to_the_budget_and_lowers_it_to_what_fits(wanted: int, fits: int) -> None:
+    """A small GPU serves with small batches. It used to be warmed up with large ones, whatever was asked for."""
+    budget, backend = TokenBudget(wanted), Small(1_200)
+
+    dataclasses.replace(make_fake_model(), backend=backend, budget=budget).warm_up()
+
+    assert budget.tokens == fits
+    assert max(backend.sizes) <= wanted
+
+
+def test_a_device_without_memory_for_a_small_batch_is_sick() -> None:
+    model = dataclasses.replace(make_fake_model(), backend=Small(100), budget=TokenBudget(16_384))
+
+    with pytest.raises(DeviceSickError, match="out of memory"):
+        model.warm_up()
+
+
+def test_a_version_is_warmed_up_with_the_budget_that_is_found(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    begin = TorchBackend.begin
+
+    def note(backend: TorchBackend, batch: PaddedBatch) -> Running:
+        sizes.append(batch.input_ids.size)
+        return begin(backend, batch)
+
+    monkeypatch.setattr(TorchBackend, "begin", note)
+    model = load_model(
+        registry, registry.resolve(None), backend="torch", device="cpu", find_budget=lambda backend, folder: 3_000
+    )
+
+    assert model.budget is not None
+    assert model.budget.tokens == 3_000
+    assert 2_900 < max(sizes) <= 3_000
 
 
 def test_a_device_that_raises_is_sick() -> None:

@@ -23,7 +23,7 @@ from worker import budget
 from worker.backends import DeviceFullError, PaddedBatch, Running, Scores
 from worker.backends.fake import FakeBackend
 from worker.backends.torch import TorchBackend
-from worker.budget import SMALLEST_BUDGET
+from worker.budget import SMALLEST_BUDGET, TokenBudget
 from worker.models import LoadedModel, load_model, make_fake_model
 from worker.scorer import ChunkScores, ChunkWork, Scorer
 from worker.tokenizing import FolderTokenizer
@@ -337,6 +337,25 @@ def test_a_short_shortage_of_memory_slows_nobody_for_ever(
     harness.wait(101)
 
     assert (low, harness.scorer.token_budget) == (SMALLEST_BUDGET, 1_024)
+
+
+def test_each_version_has_a_budget_of_its_own(device: Faulty, make_harness: MakeHarness) -> None:
+    """The first version's suits a model of its size: a larger one would hold express rows up, or not fit."""
+    harness = make_harness(token_budget=1_024)
+    other_device = Faulty()
+    other_device.most_tokens = 600
+    other = make_fake_model(version="other")
+    other = dataclasses.replace(other, backend=other_device, budget=TokenBudget(4_096))
+
+    harness.submit("other", sentences(1_000), model=other)
+    harness.wait(1)
+    assert harness.scorer.token_budget == 512
+    harness.submit("first", sentences(1_000))
+    harness.wait(2)
+
+    assert harness.scorer.token_budget == 1_024
+    assert max(batch.input_ids.size for batch in device.batches) <= 1_024
+    assert 2_048 < max(batch.input_ids.size for batch in other_device.batches) <= 4_096
 
 
 def test_a_row_that_found_no_memory_runs_once_more(harness: Harness, device: Faulty) -> None:

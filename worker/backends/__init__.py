@@ -135,7 +135,6 @@ class Backend(Protocol):
         dtype: Number format of its weights: ``float32``, ``bfloat16`` or ``float16``.
         label_count: Scores per row.
         depth: Batches that may be begun before the first one's scores are asked for.
-        token_budget: Padded tokens per batch that suit this device.
     """
 
     @property
@@ -148,8 +147,6 @@ class Backend(Protocol):
     def label_count(self) -> int: ...  # noqa: D102
     @property
     def depth(self) -> int: ...  # noqa: D102
-    @property
-    def token_budget(self) -> int: ...  # noqa: D102
 
     def begin(self, batch: PaddedBatch) -> Running:
         """Give a batch to the device.

@@ -48,7 +48,6 @@ class FakeBackend:
     Args:
         label_count: Scores per row.
         rows_per_s: Speed of the pretended device; None answers at once.
-        token_budget: Padded tokens per batch.
         clock: Seconds, monotonic.
         sleep: Waits for seconds.
     """
@@ -63,13 +62,11 @@ class FakeBackend:
         *,
         label_count: int = 2,
         rows_per_s: float | None = None,
-        token_budget: int = 65_536,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.label_count = label_count
         self.rows_per_s = rows_per_s
-        self.token_budget = token_budget
         self._clock = clock
         self._sleep = sleep
 

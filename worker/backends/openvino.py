@@ -17,8 +17,6 @@ from worker.backends.quiet_openvino import openvino
 from worker.cpu import has_native_bfloat16, streams, usable_cpus
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
-TOKEN_BUDGET = 512
-"""Padded tokens per batch until a sweep says better."""
 
 OUT_OF_MEMORY = re.compile(r"bad_alloc|allocate (?:\d+ bytes of )?memory(?! for)|can't alloc$", re.MULTILINE)
 """What OpenVINO says then. It cannot allocate registers either, at times, or memory for a format: those are bugs."""
@@ -40,7 +38,6 @@ class OpenVinoBackend:
     """
 
     name = "openvino"
-    token_budget = TOKEN_BUDGET
 
     def __init__(self, folder: Path, *, dtype: str = "auto", cache_dir: Path, max_length: int) -> None:
         if dtype == "auto":

@@ -23,12 +23,6 @@ from worker.backends import DeviceFullError, PaddedBatch, Running, Scores
 from worker.backends.checkpoint import load_classifier
 from worker.cpu import has_native_bfloat16, streams, usable_cpus
 
-CPU_TOKEN_BUDGETS = {torch.float32: 1_024, torch.bfloat16: 2_048, torch.float16: 2_048}
-"""Padded tokens per batch on a CPU: for warming up, until the sweep says better."""
-
-CUDA_TOKEN_BUDGET = 16_384
-"""Padded tokens per batch on a GPU: a start, until a sweep on the device says better."""
-
 CUDA_DEPTH = 2
 """Batches on a GPU at once: one runs, the next one waits in the stream."""
 
@@ -73,7 +67,6 @@ class TorchBackend:
         self.dtype = str(chosen).removeprefix("torch.")
         self.label_count = int(self._model.config.num_labels)
         self.depth = CUDA_DEPTH if self._is_cuda else streams() + 1  # one more is ready when one of them ends
-        self.token_budget = CUDA_TOKEN_BUDGET if self._is_cuda else CPU_TOKEN_BUDGETS[chosen]
         self._free: list[_HostBuffer] = []
         # How many threads a pass takes is a property of the thread that runs it.
         self._streams = ThreadPoolExecutor(
