@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from scorequeue.errors import UsageError, VerificationError
 from tests.tiny import ARCHITECTURES, make_tiny_base
 from worker.backends import DeviceFullError, Encodings, PaddedBatch, Scores, pad_rows
 from worker.backends.fake import FakeBackend, FakeTokenizer
-from worker.backends.torch import READY_MASK_MODELS, TorchBackend
+from worker.backends.torch import READY_MASK_MODELS, TorchBackend, choose_dtype
 from worker.tokenizing import FolderTokenizer
 
 TEXTS = ["The dog slept.", "The cats said that the teacher wrote many letters to her.", "Did she?", "I said so."]
@@ -156,6 +158,24 @@ def test_loading_says_nothing_on_stderr(folder: Path, capfd: pytest.CaptureFixtu
 def test_an_unknown_device_or_dtype_is_the_callers_fault(folder: Path, device: str, dtype: str) -> None:
     with pytest.raises(UsageError):
         TorchBackend(folder, device=device, dtype=dtype)
+
+
+def test_the_dtype_is_that_of_the_device_that_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine may hold an old GPU and a new one. Simulated: torch answers for the current device."""
+    current = ["cuda:0"]
+
+    @contextmanager
+    def chosen(device: torch.device) -> Iterator[None]:
+        before, current[0] = current[0], str(device)
+        yield
+        current[0] = before
+
+    monkeypatch.setattr(torch.cuda, "device", chosen)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: current[0] == "cuda:1")
+
+    dtypes = [choose_dtype(torch.device(name)) for name in ("cuda:0", "cuda:1")]
+
+    assert dtypes == [torch.float16, torch.bfloat16]
 
 
 def test_memory_that_runs_out_is_told_apart(folder: Path) -> None:

@@ -110,7 +110,7 @@ class TorchBackend:
         scores = self._forward(input_ids, mask)
         on_host = torch.empty(scores.shape, dtype=scores.dtype, pin_memory=True)
         on_host.copy_(scores, non_blocking=True)
-        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # else a core spins until it is there
         done.record(torch.cuda.current_stream(self._device))
         return _OnCuda(on_host, done, buffer, self._free)
 
@@ -173,7 +173,8 @@ class _HostBuffer:
 def choose_dtype(device: torch.device) -> torch.dtype:
     """The fastest dtype that the device computes in natively and a classifier can be trusted with."""
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        with torch.cuda.device(device):  # the question is about the current one
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     return torch.bfloat16 if has_native_bfloat16() else torch.float32
 
 
