@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
 import threading
@@ -219,6 +220,8 @@ def completion(*, shell: str) -> None:
 
 def main() -> NoReturn:
     """Entry point of the ``worker`` command."""
+    # Read when torch is loaded, which may be to look for a GPU: see worker/backends/torch.py, which comes later.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     cli(prog_name="worker")
     sys.exit(0)
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,25 @@ def test_threads_follow_the_containers_quota(
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)))
 
     assert cpu.usable_cpus() == cpus
+
+
+@pytest.mark.parametrize(("variables", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_openmp_is_told_to_sleep_before_any_command_loads_torch(variables: dict[str, str], policy: str) -> None:
+    """OpenMP reads it once. To look for a GPU, torch is loaded long before the backend that used to set it."""
+    script = """
+import os, sys
+from worker.cli import cli, main
+@cli.command("say")
+def say(): print(os.environ.get("OMP_WAIT_POLICY"), "torch" in sys.modules)
+main()
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | variables
+
+    ended = subprocess.run(
+        [sys.executable, "-c", script, "say"], env=environment, capture_output=True, text=True, check=True
+    )
+
+    assert ended.stdout.split() == [policy, "False"]
 
 
 @pytest.mark.parametrize(
