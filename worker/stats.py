@@ -17,7 +17,7 @@ class ScorerStats:
         failed_rows: Rows that failed alone on a healthy device.
         tokens: Tokens of scored batches without padding.
         padded_tokens: The same with padding.
-        forward_s: Seconds in which the device had a batch.
+        forward_s: Seconds in which the device had at least one batch; it may have had room for more of them.
         longest_batch_s: Longest time that one batch took.
         memory_errors: Batches for which the device had no memory.
         longest_pause_s: Longest time between two batches while rows waited.
