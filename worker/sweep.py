@@ -193,9 +193,12 @@ def keep(points: list[Point], *, key: str, cache_dir: Path) -> int:
 
 def budget_key(backend: Backend, folder: Path) -> str:
     """Name what the speed depends on: the shapes of the model, not its weights, and the device in words."""
-    with (folder / "model.safetensors").open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    shapes = sorted((name, entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    shapes = []
+    for weights in folder.glob("*.safetensors"):  # one, or several shards
+        with weights.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        shapes += [(name, entry["shape"]) for name, entry in header.items() if name != "__metadata__"]
+    shapes.sort()
     model = hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16]
     return f"{model} {backend.name} {backend.dtype} {backend.device}"
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForSequenceClassification
 
 from tests.tiny import make_tiny_base
 from worker import sweep
@@ -119,6 +120,15 @@ def test_a_refreshed_checkpoint_has_the_budget_of_the_one_before(folder: Path, t
     assert budget_key(device, other) == budget_key(device, folder)
     assert budget_key(device, larger) != budget_key(device, folder)
     assert budget_key(TorchBackend(folder, device="cpu"), folder) != budget_key(device, folder)
+
+
+def test_weights_in_shards_have_the_budget_of_the_same_model_in_one_file(folder: Path, tmp_path: Path) -> None:
+    """A version may be published so; it must load although there is no model.safetensors."""
+    sharded = tmp_path / "sharded"
+    AutoModelForSequenceClassification.from_pretrained(folder).save_pretrained(sharded, max_shard_size="5KB")
+
+    assert len(list(sharded.glob("*.safetensors"))) > 1
+    assert budget_key(FakeBackend(), sharded) == budget_key(FakeBackend(), folder)
 
 
 @pytest.mark.parametrize(
