@@ -1,11 +1,13 @@
 """Hears that a job has ended, instead of asking again and again.
 
 A connection that listens cannot do anything else meanwhile, so each waiting thread has one of its own. They are kept
-when the waiting is over: making one costs three round trips, which is a third of what a lone sentence takes.
+when the waiting is over: making one costs three round trips, which is a third of what a lone sentence takes. A process
+that is forked makes its own: two that read from one connection take each other's messages.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,11 +15,15 @@ from typing import Any
 from redis import Redis
 from redis.client import PubSub
 
+MOST_IDLE = 16
+"""Connections that are kept: more threads than this seldom wait at once."""
+
 
 class News:
-    """Waits for messages of Redis's channels. Safe to use from several threads.
+    """Waits for messages of Redis's channels. Safe to use from several threads, and after a fork.
 
-    A line is *idle* (connected, listening to nothing) or *taken* by one ``wait``; one that fails is closed.
+    A line is *idle* (connected, listening to nothing) or *taken* by one ``wait``; one that fails is closed, and so is
+    the one that was idle for longest when there are more than ``MOST_IDLE``.
 
     Args:
         client: Whose connections are used.
@@ -25,7 +31,8 @@ class News:
 
     def __init__(self, client: Redis) -> None:
         self._client = client
-        self._idle: list[PubSub] = []
+        self._idle: list[PubSub] = []  # the one that was idle for longest first
+        self._pid = os.getpid()
 
     def wait(self, channel: str, timeout_s: float, *, is_late: Callable[[], bool]) -> None:
         """Return when a message comes, or when the time is over.
@@ -49,6 +56,8 @@ class News:
             line.close()
             raise
         self._idle.append(line)
+        while len(self._idle) > MOST_IDLE:
+            self._idle.pop(0).close()
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -56,6 +65,9 @@ class News:
             self._idle.pop().close()
 
     def _take(self) -> PubSub:
+        if self._pid != os.getpid():
+            self._idle = []  # redis-py closes our copies of the sockets, and does not shut them down for their owner
+            self._pid = os.getpid()
         try:
             return self._idle.pop()
         except IndexError:
