@@ -208,6 +208,11 @@ def worker_checks(workers: tuple[WorkerView, ...], current: str | None) -> Itera
         yield Check.warn("worker versions", f"{_listed(versions)}, while {current} is current in this registry", step)
     else:
         yield Check.ok("worker versions", _listed(versions))
+    unreadable = [worker.registry_error for worker in workers if worker.registry_error]
+    if unreadable:
+        found = f"{len(unreadable):,} of {len(workers):,} workers cannot read what is current: {unreadable[0]}"
+        step = "promote a version where the workers' registry is; meanwhile new jobs get what they got before"
+        yield Check.warn("worker registry", found, step)
     for version, reasons in sorted(_failures(workers).items()):
         found = f"{version} cannot be loaded by {len(reasons):,} of {len(workers):,} workers: {reasons[0]}"
         yield Check.warn("failed version", found, f"training show {version}, where the workers' registry is")

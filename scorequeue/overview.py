@@ -55,6 +55,7 @@ class WorkerView(NamedTuple):
         failed_versions: Versions that it could not load lately, with the reason.
         rows: Rows that it scored since its start.
         forward_s: Seconds in which its device had a batch since its start.
+        registry_error: Why it cannot read what is current in its registry; empty where it can.
     """
 
     id: str
@@ -64,6 +65,7 @@ class WorkerView(NamedTuple):
     failed_versions: dict[str, str]
     rows: int
     forward_s: float
+    registry_error: str = ""
 
 
 class ServerView(NamedTuple):
@@ -242,6 +244,7 @@ def _read_worker(worker_id: str, about: dict[str, Any]) -> WorkerView:
         failed_versions=dict(about.get("failed_versions") or {}),
         rows=int(about.get("rows", 0)),
         forward_s=float(about.get("forward_s", 0.0)),
+        registry_error=str(about.get("registry_error") or ""),
     )
 
 

@@ -1,4 +1,4 @@
-"""The ``worker`` commands. Only click is imported here: the rest comes with the command."""
+"""The ``worker`` commands: start, status, bench, completion. Only click is imported here: the rest comes with them."""
 
 from __future__ import annotations
 
@@ -134,7 +134,8 @@ def status(*, as_json: bool, quiet: bool, **options: Any) -> None:
     r"""Show the live workers.
 
     One line a worker: what it runs on, which version new jobs get and which older one has jobs left, how many rows it
-    has scored since its start. --json has its token budget, batches, tokens with and without padding, seconds.
+    has scored since its start; below it what is not well: a version or a registry that it cannot read, a device without
+    memory. --json has its token budget, batches, tokens with and without padding, seconds.
 
     \b
     Example:
@@ -143,6 +144,7 @@ def status(*, as_json: bool, quiet: bool, **options: Any) -> None:
     with _errors():
         from scorequeue.ledger import Ledger
         from worker.settings import WorkerSettings
+        from worker.telling import lines_of
 
         settings = WorkerSettings.load(**options)
         workers = Ledger.connect(settings).workers()
@@ -151,12 +153,8 @@ def status(*, as_json: bool, quiet: bool, **options: Any) -> None:
         elif not workers:
             click.echo("no live worker; start one with: worker start", err=True)
         for worker in [] if as_json else workers:
-            where = f"{worker.get('host')}:{worker.get('pid')}"
-            how = f"{worker.get('backend')} {worker.get('dtype')} on {worker.get('device')}"
-            lanes = ",".join(worker.get("lanes", []))
-            older = [version for version in worker.get("ready_versions", []) if version != worker.get("model_version")]
-            versions = f"{worker.get('model_version')}" + (f" (and {', '.join(older)})" if older else "")
-            click.echo(f"{worker['id']}  {where}  {how}  {versions}  {lanes}  {worker.get('rows')} rows")
+            for line in lines_of(worker):
+                click.echo(line)
 
 
 @cli.command()

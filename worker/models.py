@@ -42,8 +42,9 @@ class ModelShelf:
     scored. An older version goes when its last job is done. One that jobs ask for takes the place of the one that was
     used least recently, whether that has jobs or not, but never of the one for new jobs; it has passed ``check`` then.
 
-    New jobs get another version only when the registry's ``current`` names it and it is ready; when it fails, the old
-    one stays, and an error is logged once. While an older version has jobs, a new ``current`` waits for its place: of
+    New jobs get another version only when the registry's ``current`` names it and it is ready; when it fails, or when
+    ``current`` cannot be read, the old one stays, and that is logged once. Requests are served whatever ``current`` is.
+    While an older version has jobs, a new ``current`` waits for its place: of
     twenty promotes during one long job, the worker takes the first and the last.
 
     Args:
@@ -82,6 +83,7 @@ class ModelShelf:
         self._failed: dict[str, tuple[str, float]] = {}  # why, and when
         self._trying: str | None = None
         self._followed: str | None = None
+        self._registry_error = ""
         self._wake = threading.Event()
         self._is_stopping = False
         self._thread: threading.Thread | None = None
@@ -148,6 +150,11 @@ class ModelShelf:
             self._forget_failures()
             return {version: why for version, (why, _) in self._failed.items()}
 
+    @property
+    def registry_error(self) -> str:
+        """Why ``current`` could not be read the last time; empty when it could."""
+        return self._registry_error
+
     def get(self, version: str) -> LoadedModel:
         """Return a ready version, and note that it is in use.
 
@@ -185,11 +192,15 @@ class ModelShelf:
             self._thread.join(timeout_s)
 
     def _follow(self) -> None:
+        failed = ""
         while not self._is_stopping:
             try:
                 self.look()
-            except Exception as error:  # the loop's edge: a registry that is away for a while must not end it
-                log.warning("registry cannot be read", extra=fields("registry_unreadable", error=str(error)))
+                failed = ""
+            except Exception as error:  # the loop's edge: what fails now may go well the next time
+                if str(error) != failed:
+                    log.warning("versions cannot be looked after", extra=fields("follower_failed", error=str(error)))
+                failed = str(error)
             self._wake.wait(self._poll_s)
             self._wake.clear()
 
@@ -197,17 +208,36 @@ class ModelShelf:
         """Look once: let go of what is done, make a new ``current`` ready and ours, then load a requested version.
 
         Raises:
-            ScorequeueError: ``current`` or the ledger cannot be read.
-            OSError: The same.
+            ScorequeueError: The ledger cannot be read.
         """
         self._drop_done()
-        current = self._read_current()
+        self._take_up_current()
+        self._fulfil_request()
+
+    def _take_up_current(self) -> None:
+        try:
+            current = self._read_current()
+        except Exception as error:  # whatever it is, jobs that are pinned to a version must not wait for it
+            self._note_registry(str(error) or type(error).__name__)
+            return
+        self._note_registry("")
         with self._lock:
             is_new = current is not None and current != self._followed and self._may_try(current)
         if is_new and current is not None and self._has_place(current) and self._make_ready(current):
             with self._lock:
                 self._current = self._followed = current
             log.info("new jobs get another version", extra=fields("version_swapped", version=current))
+
+    def _note_registry(self, error: str) -> None:
+        """Keep why ``current`` cannot be read, and log it when it is another reason than before."""
+        is_new, self._registry_error = error != self._registry_error, error
+        if is_new and error:
+            facts = fields("registry_unreadable", error=error)
+            log.warning("registry cannot be read; new jobs get the version that they got before", extra=facts)
+        elif is_new:
+            log.info("registry can be read again", extra=fields("registry_readable"))
+
+    def _fulfil_request(self) -> None:
         with self._lock:
             requested = self._requested if self._is_told else None
             if requested is not None:

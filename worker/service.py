@@ -224,6 +224,7 @@ class Service:
             "model_version": model.version,
             "ready_versions": self._models.ready_versions(),
             "failed_versions": self._models.failed_versions(),
+            "registry_error": self._models.registry_error,
             "token_budget": self._scorer.token_budget,
             **self._scorer.stats.to_dict(),
         }

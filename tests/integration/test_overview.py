@@ -66,13 +66,15 @@ def test_backlog_is_pending_and_leased_rows_and_waiting_is_pending_ones(ledger: 
 
 def test_workers_say_what_they_are(ledger: Ledger):
     about = {"host": "h", "pid": 7, "version": "1.0", "model_version": VERSION, "rows": 5, "forward_s": 0.5}
-    ledger.renew("w", about | {"failed_versions": {"v9": "why"}}, [Lane.BULK], [], is_first=True)
+    about |= {"failed_versions": {"v9": "why"}, "registry_error": "torn"}
+    ledger.renew("w", about, [Lane.BULK], [], is_first=True)
 
     view = ledger.overview()
 
     (worker,) = view.workers
     assert (worker.place, worker.program_version, worker.model_version) == ("h:7", "1.0", VERSION)
     assert (worker.rows, worker.forward_s, worker.failed_versions) == (5, 0.5, {"v9": "why"})
+    assert worker.registry_error == "torn"
     assert [lane.live_workers for lane in view.lanes] == [(), ("w",)]
 
 

@@ -95,3 +95,17 @@ def test_damaged_version_leaves_the_old_one_and_shows(site: Site) -> None:
 
     assert job.wait(timeout_s=60).model_version == second
     assert site.worker.about()["model_version"] == second
+
+
+def test_damaged_current_shows_and_holds_no_job_up(site: Site) -> None:
+    """A torn pointer is seen by ``worker status`` and the doctor; jobs that name a version need none."""
+    first, second, _ = site.versions
+    (site.registry.root / "current").write_bytes(b"\xff\xfe")
+
+    named = site.client.submit(TEXTS[:10], model_version=second)
+    other = site.client.submit(TEXTS[:10])
+
+    assert named.wait(timeout_s=60).model_version == second
+    assert other.wait(timeout_s=60).model_version == first
+    until(lambda: "promote a version" in site.worker.about()["registry_error"], what="a reason")
+    assert site.worker.log.read_text().count("registry_unreadable") == 1

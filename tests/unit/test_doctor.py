@@ -96,6 +96,7 @@ def test_healthy_system_has_nothing_to_do():
         (with_workers(WORKER, WORKER._replace(model_version="v2")), "worker versions", "warn", "v1 (1), v2 (1)"),
         (with_workers(WORKER._replace(model_version="v2")), "worker versions", "warn", "v1 is current"),
         (with_workers(WORKER._replace(failed_versions={"v9": "no memory"})), "failed version", "warn", "no memory"),
+        (with_workers(WORKER, WORKER._replace(registry_error="torn")), "worker registry", "warn", "1 of 2 workers"),
         (HEALTHY._replace(registry=RegistryFacts("/none", False)), "registry", "unknown", "--registry"),
         (HEALTHY._replace(registry=RegistryFacts("/empty", True)), "registry", "fail", "training fit"),
         (HEALTHY._replace(registry=REGISTRY._replace(error="torn")), "registry", "fail", "torn"),

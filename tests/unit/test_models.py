@@ -398,6 +398,35 @@ def test_the_follower_outlives_a_registry_that_is_away() -> None:
     shelf.stop()
 
 
+def test_a_damaged_current_keeps_no_requested_version_out(caplog: pytest.LogCaptureFixture) -> None:
+    """Jobs that name a healthy version would end as failed after ten minutes, for a reason that is none."""
+    errors: list[Exception | None] = [None]
+
+    def read_current() -> str:
+        if errors[0] is not None:
+            raise errors[0]
+        return "v1"
+
+    shelf = ModelShelf(Loads(), read_current)
+    shelf.load_first()
+    errors[0] = VerificationError("current holds something else")
+    ask(shelf, "v2")
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            shelf.look()
+
+    assert (shelf.ready_versions(), shelf.refusals()) == (["v1", "v2"], {})
+    assert shelf.registry_error == "current holds something else"
+    errors[0] = OSError("the share is gone")
+    with caplog.at_level(logging.WARNING):
+        shelf.look()
+        shelf.look()
+    assert len(caplog.records) == 2, "once for each reason"
+    errors[0] = None
+    shelf.look()
+    assert shelf.registry_error == ""
+
+
 def test_a_request_wakes_the_follower_at_once() -> None:
     shelf = ModelShelf(Loads(), Pointer("v1"), poll_s=3_600)
     shelf.load_first()
