@@ -27,7 +27,8 @@ ScorequeueError
 └── InternalError               1  a bug or a sick machine; the log has the trace
     ├── CodecError              1  bytes in the ledger that this program cannot read
     ├── ScoreCountError         1  a backend returned another number of scores than rows
-    └── DeviceSickError         1  the golden sentences fail on this device
+    ├── DeviceSickError         1  the golden sentences fail on this device
+    └── StoppingError           1  broken off, because the worker was told to stop
 
 The number is the exit code of a command that ends with the error. A message says what was
 expected, what came, and what to do next.
@@ -179,3 +180,7 @@ class ScoreCountError(InternalError):
 
 class DeviceSickError(InternalError):
     """The device fails on sentences that it scored well before; its supervisor should act."""
+
+
+class StoppingError(InternalError):
+    """The worker was told to stop meanwhile; nothing is wrong with what was broken off."""

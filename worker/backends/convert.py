@@ -9,7 +9,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -23,6 +22,7 @@ from pathlib import Path
 from scorequeue.errors import ConversionError, ConversionStoppedError, ExitCode, VerificationError
 from scorequeue.logs import fields
 from worker.backends.converter import MODEL_FILE, NO_MEMORY, NOT_WRITTEN
+from worker.children import run_beside
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,7 @@ def converted(folder: Path, cache_dir: Path, *, max_length: int) -> Iterator[Pat
         VerificationError: The folder cannot be loaded, or lacks weights of the classifier.
         ConversionError: OpenVINO does not know the architecture, or computes other scores.
         ConversionStoppedError: There is no room for the model anywhere, no memory, or the converter was killed.
+        StoppingError: The worker was told to stop meanwhile.
     """
     home = cache_dir / "openvino"
     kept = home / fingerprint(folder)
@@ -221,7 +222,7 @@ def _convert_apart(folder: Path, target: Path, max_length: int) -> None:
     command = [sys.executable, "-m", "worker.backends.converter", *arguments]
     theirs, ours = os.pipe()  # ours is closed when this process ends, however it ends, and the converter ends then
     try:
-        done = subprocess.run(command, stdin=theirs, capture_output=True, text=True, errors="replace")
+        done = run_beside(command, stdin=theirs)
     except OSError as error:
         raise ConversionStoppedError(f"converting {folder} for OpenVINO cannot begin: {error}; start again") from error
     finally:
