@@ -184,12 +184,15 @@ class ModelShelf:
         self._thread = threading.Thread(target=self._follow, name="model-follower", daemon=True)
         self._thread.start()
 
-    def stop(self, timeout_s: float = 5.0) -> None:
-        """Stop following; a load that is under way is left to end by itself."""
+    def stop(self) -> None:
+        """Stop following: no other version is taken up, and a load that is under way comes to nothing."""
         self._is_stopping = True
         self._wake.set()
-        if self._thread is not None:
-            self._thread.join(timeout_s)
+
+    @property
+    def is_following(self) -> bool:
+        """Whether the thread lives: after ``stop`` only while it is in a load, which nothing interrupts."""
+        return self._thread is not None and self._thread.is_alive()
 
     def _follow(self) -> None:
         failed = ""
@@ -288,7 +291,10 @@ class ModelShelf:
                 self._make_room()
             model = self._load(version)
         except Exception as error:
-            self._note_failure(version, error)
+            if not self._is_stopping:
+                self._note_failure(version, error)
+            return False
+        if self._is_stopping:
             return False
         with self._lock:
             self._trying = None

@@ -11,6 +11,7 @@ A second signal while draining, SIGQUIT, or a drain that outlasts its time-out, 
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
@@ -32,6 +33,7 @@ from scorequeue.records import Lease
 from scorequeue.registry import Registry
 from worker.app import STOP_SIGNALS, CeleryWorker, make_worker_app
 from worker.broker import Bells
+from worker.children import stop_children
 from worker.leases import LeaseKeeper
 from worker.loading import load_model
 from worker.lookout import Lookout
@@ -135,7 +137,10 @@ class Service:
             self._failure = self._failure or exc
         self._stopping.set()
         self._drained.wait(self._settings.drain_timeout_s + CELERY_GRACE_S)
-        return self._exit_status()
+        status = self._exit_status()
+        if self._models.is_following:
+            atexit.register(os._exit, status)  # an interpreter that ends crashes threads that are inside torch
+        return status
 
     def _score(self, lane: Lane, protocol: int) -> None:
         """What a bell starts. A pump that fails holds leases that nobody would score: the worker must end."""
@@ -177,6 +182,8 @@ class Service:
         log.info("worker drains", extra=fields("drain", timeout_s=timeout_s))
         threading.Thread(target=self._end_in_a_hurry, args=(give_up_at,), name="hurry", daemon=True).start()
 
+        self._models.stop()  # 0. no other version is taken up, and nobody waits for one that is being loaded
+        stop_children()
         self._lookout.join(_left_s(work_ends_at))  # 1. pumps stop claiming: they look at `stopping` before each claim
         unfinished = self._scorer.drain(_left_s(work_ends_at))  # 2. the batch on the device ends, no other begins
         if _left_s(work_ends_at) == 0:
@@ -185,7 +192,6 @@ class Service:
         # 4. The rest goes back, to the front of its lane; when Redis comes back late, too.
         self._keeper.release(cast("list[Lease]", unfinished), timeout_s=_left_s(give_up_at))
         self._keeper.stop(timeout_s=_left_s(give_up_at))  # 5. nothing is held any more: leave the list of live workers
-        self._models.stop(timeout_s=_left_s(give_up_at) / 2)
         log.info("worker drained", extra=fields("drained", released=len(unfinished)))
         self._drained.set()
         time.sleep(min(CELERY_GRACE_S, _left_s(give_up_at)))

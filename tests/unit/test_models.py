@@ -427,6 +427,30 @@ def test_a_damaged_current_keeps_no_requested_version_out(caplog: pytest.LogCapt
     assert shelf.registry_error == ""
 
 
+def test_a_version_that_is_loaded_while_the_worker_stops_comes_to_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """A worker that drains must not begin with another version."""
+    pointer = Pointer("v1")
+
+    def load(version: str) -> LoadedModel:
+        if version != "v1":
+            shelf.stop()
+        if version == "bad2":
+            raise VerificationError("broken off")
+        return make_fake_model(version=version)
+
+    for version in ("v2", "bad2"):
+        shelf = ModelShelf(load, pointer)
+        pointer.version = "v1"
+        shelf.load_first()
+        pointer.version = version
+        with caplog.at_level(logging.WARNING):
+            shelf.look()
+            shelf.look()
+
+        assert (shelf.current_version, shelf.ready_versions(), shelf.failed_versions()) == ("v1", ["v1"], {})
+    assert caplog.records == []
+
+
 def test_a_request_wakes_the_follower_at_once() -> None:
     shelf = ModelShelf(Loads(), Pointer("v1"), poll_s=3_600)
     shelf.load_first()
