@@ -6,7 +6,9 @@ sweep finds. Scores are compared with those of torch in float32.
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -15,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from scorequeue.errors import InputError, MissingExtraError, ScorequeueError
+from scorequeue.errors import InputError, MissingExtraError, ScorequeueError, UsageError
 from scorequeue.registry import Registry
-from worker.backends import Scores, pad_rows
+from worker.backends import DeviceFullError, Scores, pad_rows
 from worker.batching import plan_batches
 from worker.cpu import has_native_bfloat16
 from worker.loading import LoadedModel, load_model
@@ -69,21 +71,31 @@ class Measured:
 
 
 def ways_to_run(settings: WorkerSettings) -> list[tuple[str, str]]:
-    """Backends and dtypes that make sense on this machine, the reference first.
+    """Backends and dtypes to measure, the reference first.
 
     Args:
-        settings: What is named there instead of ``auto`` is the only choice beside the reference.
+        settings: What is named there instead of ``auto`` is the only choice beside the reference, and is tried whether
+            it makes sense on this machine or not: whoever names it wants to know.
+
+    Raises:
+        UsageError: The fake backend has no speed to measure.
     """
+    if settings.backend == "fake":
+        raise UsageError("expected a backend that scores, got fake; name torch or openvino, or leave --backend out")
     is_on_gpu = settings.device != "cpu" and _has_gpu()
     dtypes = ["float32", *(["bfloat16"] if is_on_gpu or has_native_bfloat16() else []), *(["float16"] * is_on_gpu)]
-    ways = [("torch", dtype) for dtype in dtypes]
-    if not is_on_gpu:
-        ways += [("openvino", dtype) for dtype in dtypes]
-    return [
-        way
-        for way in ways
-        if way == REFERENCE or (settings.backend in ("auto", way[0]) and settings.dtype in ("auto", way[1]))
-    ]
+    if settings.dtype != "auto":
+        dtypes = [settings.dtype]
+    backends = ["torch"] if is_on_gpu else ["torch", "openvino"]
+    if settings.backend != "auto":
+        backends = [settings.backend]
+    ways = [(backend, dtype) for backend in backends for dtype in dtypes]
+    return [REFERENCE, *(way for way in ways if way != REFERENCE)]
+
+
+def is_asked_for(way: Measured, settings: WorkerSettings) -> bool:
+    """Whether a way is what the settings name, and not only there to compare with."""
+    return settings.backend in ("auto", way.backend) and settings.dtype in ("auto", way.dtype)
 
 
 def run_bench(settings: WorkerSettings, sentences: Sequence[str], *, version: str | None = None) -> Iterator[Measured]:
@@ -94,25 +106,25 @@ def run_bench(settings: WorkerSettings, sentences: Sequence[str], *, version: st
         sentences: What to score; none stands for the version's golden sentences.
         version: Its name; None stands for ``current``.
 
+    Yields:
+        Each way, those that cannot be run too.
+
     Raises:
+        UsageError: See ``ways_to_run``.
         VersionError: There is no such version, or it is damaged.
     """
+    ways = ways_to_run(settings)
     registry = Registry(settings.registry)
     version = registry.resolve(version)
     texts = list(sentences) or [golden.text for golden in registry.manifest(version).golden]
     reference: Scores | None = None
-    for backend, dtype in ways_to_run(settings):
+    for backend, dtype in ways:
         try:
-            model = load_model(
-                registry, version, backend=backend, device=settings.device, dtype=dtype, cache_dir=settings.cache_dir
+            measured, scores = _measure_way(
+                registry, version, settings, texts, backend=backend, dtype=dtype, reference=reference
             )
-        except ScorequeueError as error:
-            yield Measured(backend, dtype, failed=str(error))
-            continue
-        points = list(measure(model.backend))
-        chosen = keep(points, key=budget_key(model.backend, registry.path(version)), cache_dir=settings.cache_dir)
-        budget = settings.token_budget or chosen
-        measured, scores = _measure(model, texts, budget=budget, points=points, reference=reference)
+        except (ScorequeueError, DeviceFullError) as error:
+            measured, scores = Measured(backend, dtype, failed=str(error)), None
         yield measured
         if (backend, dtype) == REFERENCE:
             reference = scores
@@ -133,16 +145,30 @@ def read_sentences(path: Path) -> list[str]:
     return lines
 
 
+def check_plot(path: Path) -> None:
+    """Find out whether ``draw`` can draw there: measuring takes minutes.
+
+    Raises:
+        InputError: There is no such folder, or nothing can be written there.
+        MissingExtraError: matplotlib is not installed.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingExtraError('a plot needs matplotlib; run: pip install "scorequeue[bench]"')
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        raise InputError(
+            f"expected a file to draw into, got {path}; name one in a folder that exists and can be written"
+        )
+
+
 def draw(results: Sequence[Measured], path: Path) -> None:
     """Draw tokens/s against the budget as a PNG.
 
     Raises:
-        MissingExtraError: matplotlib is not installed.
+        InputError: It cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise MissingExtraError('a plot needs matplotlib; run: pip install "scorequeue[bench]"') from error
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for result in results:
@@ -166,7 +192,10 @@ def draw(results: Sequence[Measured], path: Path) -> None:
     axes.set(xlabel="padded tokens in a batch (circle: the budget that is taken)", ylabel="tokens a second")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    try:
+        figure.savefig(path, dpi=150, format="png")
+    except OSError as error:
+        raise InputError(f"expected to draw into {path}, got: {error}; name another file with --plot") from error
 
 
 def table_of(results: Sequence[Measured]) -> str:
@@ -227,6 +256,24 @@ def score_all(model: LoadedModel, texts: Sequence[str], *, budget: int) -> tuple
     for at, running in flights:
         scores[at] = running.scores()
     return scores, int(rows.lengths.sum()), padded_tokens
+
+
+def _measure_way(
+    registry: Registry,
+    version: str,
+    settings: WorkerSettings,
+    texts: Sequence[str],
+    *,
+    backend: str,
+    dtype: str,
+    reference: Scores | None,
+) -> tuple[Measured, Scores]:
+    model = load_model(
+        registry, version, backend=backend, device=settings.device, dtype=dtype, cache_dir=settings.cache_dir
+    )
+    points = list(measure(model.backend))
+    chosen = keep(points, key=budget_key(model.backend, registry.path(version)), cache_dir=settings.cache_dir)
+    return _measure(model, texts, budget=settings.token_budget or chosen, points=points, reference=reference)
 
 
 def _measure(

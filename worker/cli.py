@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from scorequeue import __version__
-from scorequeue.errors import ExitCode, ScorequeueError
+from scorequeue.errors import ExitCode, ScorequeueError, UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -170,7 +170,8 @@ def bench(
     r"""Measure how fast this machine runs a version, and with which backend, dtype and token budget.
 
     Backends are compared with torch in float32: rows a second, labels that differ, the largest difference of a score.
-    The budgets are kept, so that the next worker need not measure them. Needs no Redis; let nothing else run meanwhile.
+    What is named is tried, and what cannot run is listed with the reason; it ends with 2 when nothing could. Budgets
+    are kept, so that the next worker need not measure them. Needs no Redis; let nothing else run meanwhile.
 
     \b
     Example:
@@ -183,18 +184,24 @@ def bench(
         from worker.settings import WorkerSettings
 
         settings = WorkerSettings.load(**options)
+        _log(settings, quiet=quiet)
         texts = benching.read_sentences(Path(sentences)) if sentences else []
+        if plot:
+            benching.check_plot(Path(plot))
         results = []
         for result in benching.run_bench(settings, texts, version=model_version):
             results.append(result)
             if not quiet:
-                click.echo(f"measured {result.backend} {result.dtype}", err=True)
-        if plot:
-            benching.draw(results, Path(plot))
+                how = "measured" if result.failed is None else "cannot run"
+                click.echo(f"{how} {result.backend} {result.dtype}", err=True)
         if as_json:
             click.echo(json.dumps([result.to_dict() for result in results], indent=2))
         else:
             click.echo(benching.table_of(results))
+        if plot and any(result.points for result in results):
+            benching.draw(results, Path(plot))
+        if all(result.failed is not None for result in results if benching.is_asked_for(result, settings)):
+            raise UsageError("expected a way that runs on this machine, got none; the reasons are above")
 
 
 @cli.command()
@@ -231,12 +238,16 @@ def _leave(signum: int, frame: Any) -> NoReturn:
 
 
 def _run(run_worker: Any, settings: Any, *, quiet: bool) -> int:
+    _log(settings, quiet=quiet)
+    return int(run_worker(settings))
+
+
+def _log(settings: Any, *, quiet: bool) -> None:
     from scorequeue.logs import configure
     from scorequeue.masking import secrets_of
 
     level = "warning" if quiet else settings.log_level
     configure(level, settings.log_format, secrets=secrets_of(settings.redis_url))
-    return int(run_worker(settings))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 from scorequeue.errors import ExitCode
 from tests.tiny import publish_tiny
 from worker import bench, sweep
+from worker.backends import DeviceFullError
 from worker.bench import Measured, table_of
 from worker.cli import cli
 from worker.sweep import Point
@@ -30,6 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     monkeypatch.setattr(sweep, "LARGEST_BUDGET", 1_024)
     monkeypatch.setattr(bench, "has_native_bfloat16", lambda: False)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # the command's own writes to a stream that is closed then
 
     def run(*args: str):  # type: ignore[no-untyped-def]
         where = ["--registry", str(folder / "registry"), "--cache-dir", str(folder / "cache")]
@@ -77,6 +80,89 @@ def test_sentences_that_cannot_be_read_are_wrong_usage(run, tmp_path: Path, cont
 
     assert done.exit_code == ExitCode.USAGE
     assert "expected a" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["nowhere/bench.png", "."])
+def test_a_plot_that_cannot_be_drawn_is_said_before_minutes_are_spent(run, tmp_path: Path, name: str) -> None:  # type: ignore[no-untyped-def]
+    done = run("--plot", str(tmp_path / name))
+
+    assert done.exit_code == ExitCode.USAGE
+    assert "expected a file to draw into" in done.stderr
+    assert "measured" not in done.stderr
+
+
+def test_a_missing_plot_library_is_said_before_minutes_are_spent(run, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)
+
+    done = run("--plot", str(tmp_path / "bench.png"))
+
+    assert done.exit_code == ExitCode.USAGE
+    assert "scorequeue[bench]" in done.stderr
+    assert "measured" not in done.stderr
+
+
+def test_what_was_measured_is_printed_though_the_plot_fails(run, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """The disk may be full by then."""
+    monkeypatch.setattr(bench, "check_plot", lambda path: None)
+
+    done = run("--backend", "torch", "--plot", str(tmp_path / "nowhere" / "bench.png"))
+
+    assert done.exit_code == ExitCode.USAGE
+    assert "* the budget that is taken" in done.stdout
+    assert "--plot" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("named", "why"),
+    [
+        (("--backend", "openvino", "--dtype", "float16"), "openvino float16: "),
+        (("--backend", "openvino", "--device", "cuda"), "openvino float32: openvino runs on the CPU, not on cuda"),
+    ],
+)
+def test_what_was_named_and_cannot_run_is_listed_and_no_success(run, named: tuple[str, ...], why: str) -> None:  # type: ignore[no-untyped-def]
+    """A script would take the reference's figures for those that it asked for."""
+    done = run(*named)
+
+    assert done.exit_code == ExitCode.USAGE, done.output
+    assert why in done.stdout
+    assert "the reasons are above" in done.stderr
+
+
+def test_one_of_several_ways_that_cannot_run_is_no_failure(run) -> None:  # type: ignore[no-untyped-def]
+    done = run("--dtype", "bfloat16", "--json", "--quiet")
+
+    assert done.exit_code == 0, done.output
+    ways = {(way["backend"], way["dtype"]): way["failed"] for way in json.loads(done.stdout)}
+    assert ways.keys() == {("torch", "float32"), ("torch", "bfloat16"), ("openvino", "bfloat16")}
+    assert ways["torch", "bfloat16"] is None
+
+
+def test_a_device_without_memory_for_a_way_costs_that_way_only(run, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    def full(*args: object, **options: object) -> None:
+        raise DeviceFullError("CUDA out of memory")
+
+    monkeypatch.setattr(bench, "score_all", full)
+
+    done = run("--backend", "torch")
+
+    assert done.exit_code == ExitCode.USAGE
+    assert "torch float32: CUDA out of memory" in done.stdout
+
+
+def test_the_fake_backend_has_no_speed(run) -> None:  # type: ignore[no-untyped-def]
+    done = run("--backend", "fake")
+
+    assert done.exit_code == ExitCode.USAGE
+    assert "name torch or openvino" in done.stderr
+
+
+def test_logs_are_as_asked_for(run) -> None:  # type: ignore[no-untyped-def]
+    done = run("--backend", "torch", "--log-format", "json")
+    quiet = run("--backend", "torch", "--log-level", "error", "--quiet")
+
+    logged = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert "version_ready" in [line["action"] for line in logged]
+    assert quiet.stderr == ""
 
 
 def test_a_way_that_cannot_run_is_a_line_and_not_the_end() -> None:
