@@ -13,18 +13,23 @@ _running: set[subprocess.Popen[str]] = set()
 _stopping = threading.Event()
 
 
-def run_beside(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def run_beside(command: Sequence[str], *, stdin: int | None = None) -> subprocess.CompletedProcess[str]:
     """Run a program to its end, as ``subprocess.run`` does; returns what it said and its exit status.
 
+    Args:
+        command: The program and its arguments.
+        stdin: A file descriptor that it reads from; None leaves it ours.
+
     Raises:
+        OSError: It cannot be started.
         StoppingError: The worker was told to stop; the program has been killed.
     """
     with _lock:
         if _stopping.is_set():
             raise StoppingError(f"{command[0]} is not started: the worker was told to stop")
         child = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
-        )  # fmt: skip
+            command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
+        )
         _running.add(child)
     try:
         with child:
