@@ -20,7 +20,8 @@ class ScorerStats:
         forward_s: Seconds in which the device had at least one batch; it may have had room for more of them.
         longest_batch_s: Longest time that one batch took.
         memory_errors: Batches for which the device had no memory.
-        longest_pause_s: Longest time between two batches while rows waited.
+        longest_pause_s: Longest time from a batch's end to the next one's begin while rows waited: what the worker
+            itself spent in between. What stretches a batch, as a load beside it does, is in ``longest_batch_s``.
         last_batch_at: When the last batch ended, a failed one and golden sentences too, on the monotonic clock; 0
             before the first.
     """

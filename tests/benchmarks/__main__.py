@@ -23,9 +23,10 @@ from rich.console import Console
 from rich.table import Table
 
 from scorequeue.registry import Registry
-from tests.benchmarks.endurance import measure_memory, measure_promotions
+from tests.benchmarks.endurance import measure_memory, measure_real_memory
 from tests.benchmarks.files import FILE_ROWS, measure_files
 from tests.benchmarks.latency import measure_latency
+from tests.benchmarks.promotions import measure_promotions
 from tests.benchmarks.queue_alone import measure_queue
 from tests.benchmarks.startup import help_seconds
 from tests.benchmarks.throughput import BACKENDS, Arena, Figures, made, sentences
@@ -65,11 +66,7 @@ def main() -> None:
             if "scores" in parts:
                 found["scores"] = show(console, "scores against torch in float32", compare_scores(arena))
         if "endurance" in parts:
-            found["memory"] = show(
-                console, "memory (a tiny model in openvino)", measure_memory(made(folder / "memory"))
-            )
-            promotions = measure_promotions(made(folder / "promotions"))
-            found["promotions"] = show(console, "promotions under load (tiny models in torch)", promotions)
+            found |= measure_endurance(console, registry=options.registry, folder=folder, rows=options.rows)
         if "queue" in parts:
             alone = measure_queue(registry=options.registry, folder=folder / "queue", rounds=options.rounds)
             found["queue_alone"] = show(console, "the queue alone (a device that answers at once)", alone)
@@ -110,6 +107,22 @@ def show_bulk(console: Console, arena: Arena, rounds: Sequence[Figures], source:
             f" {busy:.1%} of the time"
         )
     return figures
+
+
+def measure_endurance(console: Console, *, registry: Path, folder: Path, rows: int) -> dict[str, dict[str, float]]:
+    """Memory, and promotions under load, for each backend; prints and returns the figures."""
+    texts, source = sentences(rows)
+    tiny = measure_memory(texts, folder=made(folder / "memory"))
+    found = {"memory": show(console, f"memory (a tiny model in openvino; {source})", tiny)}
+    for backend in BACKENDS:
+        place = made(folder / f"memory-{backend}")
+        real = measure_real_memory(texts, registry=registry, folder=place, backend=backend)
+        found[f"memory_{backend}"] = show(console, f"memory ({backend}; {source})", real)
+    for backend in BACKENDS:
+        place = made(folder / f"promotions-{backend}")
+        promotions = measure_promotions(texts, registry=registry, folder=place, backend=backend)
+        found[f"promotions_{backend}"] = show(console, f"promotions under load ({backend})", promotions)
+    return found
 
 
 def show(console: Console, title: str, figures: dict[str, float]) -> dict[str, float]:

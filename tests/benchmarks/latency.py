@@ -36,9 +36,9 @@ def measure_latency(arena: Arena, *, backend: str) -> dict[str, float]:
         jobs = statistics.median(_jobs(client, texts) for _ in range(3))
     lone = [each for *_, some in rounds for each in some]
     return {
-        "ms for a lone sentence, idle, p50": _share(idle, 0.5),
-        "ms for a lone sentence, idle, p99": _share(idle, 0.99),
-        "ms for a lone sentence beside a bulk job, p95": _share(lone, 0.95),
+        "ms for a lone sentence, idle, p50": share(idle, 0.5),
+        "ms for a lone sentence, idle, p99": share(idle, 0.99),
+        "ms for a lone sentence beside a bulk job, p95": share(lone, 0.95),
         "% that the bulk job loses meanwhile": statistics.median(
             100 * (1 - beside / alone) for alone, beside, _ in rounds
         ),
@@ -75,5 +75,6 @@ def _jobs(client: Client, texts: list[str]) -> float:
     return JOBS / (time.perf_counter() - began)
 
 
-def _share(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+def share(values: list[float], part: float) -> float:
+    """Value below which a part of them lies, from 0 to 1."""
+    return sorted(values)[min(len(values) - 1, int(part * len(values)))]
