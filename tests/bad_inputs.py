@@ -171,7 +171,24 @@ BAD: tuple[Bad, ...] = (
     read("too-few-fields.csv", b"id,text\n1\n2,Two.\n", 2, invalid_csv=([2], "fields, got 1")),
     read("carriage-return.csv", b"text\nO\rne.\nTwo.\n", 2, invalid_csv=([2], "carriage return stands outside")),
     read("quoted-line-end.csv", b'id,text\n1,"One\nhalf."\n2,\n', 2, empty_text=([4], "nothing but blanks")),
-    read("long-field.csv", b"text\n" + b"x" * 200_000 + b"\nTwo.\n", 2, text_too_long=([2], "over 131,072 characters")),
+    read("long-field.csv", b"text\n" + b"x" * 200_000 + b"\nTwo.\n", 2, text_too_long=([2], "got 200,000 bytes")),
+    read(
+        "line-of-megabytes.csv",
+        lambda: b"text,body\nOne.," + b"x" * 9_000_000 + b"\nTwo.,b\n",
+        2,
+        text_too_long=([2], "a line of over 8,388,608 characters"),
+    ),
+    read("long-field-beside-the-text.csv", b"text,body\nOne.," + b"x" * 200_000 + b"\nTwo.,b\n", 2),
+    read(
+        "field-of-many-lines.csv",
+        lambda: (
+            b'id,text,body\n1,One.,"'
+            + b"A line of it, that has commas, and words enough to be long.\n" * 4_000
+            + b'"\n2,,b\n'
+        ),
+        2,
+        empty_text=([4003], "nothing but blanks"),
+    ),
     read("long-text.csv", b"text\n" + b"x" * 20_000 + b"\nTwo.\n", 2, text_too_long=([2], "got 20,000 bytes")),
     read("latin-1-in-one-row.csv", b"text\nA caf\xe9.\nTwo.\n", 2, invalid_utf8=([2], "is not valid Unicode")),
     read("blank-in-the-middle.csv", b"id,text\n1,One.\n\n2,\n", 3, empty_text=([3, 4], "nothing but blanks")),

@@ -10,10 +10,18 @@ from typing import Any
 
 from producer.readers.base import ID_NAMES, TEXT_NAMES, Reader, Record, missing_field, new_row, pick_field
 from producer.readers.options import ReaderOptions
-from producer.readers.streams import ByteSource
+from producer.readers.streams import MAX_LINE_CHARACTERS, ByteSource
 from producer.rows import failed_row, is_plain_id
 from scorequeue.errors import InputError
 from scorequeue.jobs import FIRST_ROW, ErrorCode, Row, RowError
+
+_LINE_COST = 64
+"""Characters that each line of a record counts for beside its own: about what keeping it costs in memory."""
+
+_LEAST_SEARCH = 16 * 1024
+_WASTED_SEARCH = 8 * MAX_LINE_CHARACTERS
+"""Characters of a file that may be read for nothing in looking for closing quotes. From then on each record gets the
+least search, so that a file of broken quotes takes time in proportion to its size."""
 
 
 class DelimitedReader(Reader):
@@ -131,15 +139,16 @@ class CsvReader(DelimitedReader):
 
     def _records(self) -> Iterator[tuple[Row, Record]]:
         name, most, number = self.name, self.rules.max_text_bytes, FIRST_ROW
-        # The limit is the interpreter's; it also ends the search for a closing quote.
-        if csv.field_size_limit() < most:
-            csv.field_size_limit(most)
+        # Only the text's length makes a fault; how long a record may be is decided in _feed.
+        csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_CHARACTERS))
         lines = chain.from_iterable(lines for _, lines in self._line_blocks(keep_cr=True))
         again: deque[str] = deque()
         taken: list[str] = []
         has_columns = False
+        wasted = 0
         while True:
-            parser = csv.reader(_feed(lines, again, taken), delimiter=self.delimiter, strict=True)
+            room = max(_LEAST_SEARCH, min(MAX_LINE_CHARACTERS, _WASTED_SEARCH - wasted))
+            parser = csv.reader(_feed(lines, again, taken, room), delimiter=self.delimiter, strict=True)
             try:
                 for fields in parser:
                     start = number
@@ -173,15 +182,18 @@ class CsvReader(DelimitedReader):
                     ) from exc
                 yield failed_row(self._fault(exc, taken), None, name, number), [taken[0].removesuffix("\r")]
                 again.extendleft(reversed(taken[1:]))
+                wasted += sum(len(line) + _LINE_COST for line in taken[1:])
                 taken.clear()
                 number += 1
 
     def _fault(self, exc: csv.Error, taken: Sequence[str]) -> RowError:
         """Say what is wrong with a record that began with the first of the lines taken."""
         reason = str(exc)
-        if "field limit" in reason and len(taken) == 1:
-            return self.rules.too_long(f"a field of over {csv.field_size_limit():,} characters")
-        if "field limit" in reason or "end of data" in reason:
+        if len(taken[0]) >= MAX_LINE_CHARACTERS:
+            return self.rules.too_long(f"a line of over {MAX_LINE_CHARACTERS:,} characters")
+        if isinstance(exc, _TooFarError):
+            reason = f"a quote is opened and not closed in the {len(taken) - 1:,} lines after it, which is too far"
+        elif "end of data" in reason:
             reason = "a quote is opened and never closed"
         elif "expected after" in reason:
             reason = f"expected {self.delimiter!r} or the line's end after a closing quote (a quote inside is two)"
@@ -190,8 +202,17 @@ class CsvReader(DelimitedReader):
         return RowError(ErrorCode.INVALID_CSV, reason)
 
 
-def _feed(lines: Iterator[str], again: deque[str], taken: list[str]) -> Iterator[str]:
-    """Hand lines to the parser, those to be read again first, and note what it took."""
+class _TooFarError(csv.Error):
+    """A record has no end within what is kept of it."""
+
+
+def _feed(lines: Iterator[str], again: deque[str], taken: list[str], room: int) -> Iterator[str]:
+    """Hand lines to the parser, those to be read again first, and note what it took.
+
+    Raises:
+        _TooFarError: A record of several lines takes more than ``room``, or a line was cut because it is too long.
+    """
+    size = 0
     while True:
         if again:
             line = again.popleft()
@@ -199,5 +220,8 @@ def _feed(lines: Iterator[str], again: deque[str], taken: list[str]) -> Iterator
             line = next(lines, None)  # type: ignore[assignment]
             if line is None:
                 return
+        size = size + len(line) + _LINE_COST if taken else len(line)
         taken.append(line)
+        if (size > room and len(taken) > 1) or size >= MAX_LINE_CHARACTERS:
+            raise _TooFarError
         yield line + "\n"

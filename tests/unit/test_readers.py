@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from producer.readers import ReaderOptions, open_input
+from producer.readers import ReaderOptions, delimited, open_input
 from producer.readers.streams import BLOCK_BYTES, MAX_LINE_CHARACTERS
 from scorequeue.errors import InputError, MissingFieldError, UsageError
 from scorequeue.jobs import ErrorCode, Row
@@ -177,6 +177,42 @@ def test_a_huge_csv_field_is_too_long_and_not_bad_csv(read):
 
     assert faults(rows) == [(2, "text_too_long")]
     assert rows[1].text == "short"
+
+
+def test_a_quoted_field_of_thousands_of_lines_is_one_field(read):
+    """Taken for an open quote, its lines would be scored as sentences with ids of their own."""
+    body = "A line of a long body, with commas, and more of them than columns.\n" * 4_000
+
+    rows = read(f'id,text,body\n1,One.,"{body}"\n2,Two.,short\n', "in.csv")
+
+    assert rows == [Row("One.", "1", "in.csv", 2), Row("Two.", "2", "in.csv", 4_003)]
+
+
+def test_only_the_length_of_the_text_counts(read):
+    """A row of a short sentence beside a long comment can be scored."""
+    rows = read("text,body\nOne.," + "x" * 200_000 + "\n" + "x" * 200_000 + ",Two.\n", "in.csv")
+
+    assert texts(rows)[0] == "One."
+    assert faults(rows) == [(3, "text_too_long")]
+
+
+def test_a_file_of_broken_quotes_is_read_in_proportion_to_its_size(read, monkeypatch):
+    """Where each line closes one quote and opens the next, each would have the rest of the file read again."""
+    fed = 0
+
+    def counted(*args):
+        nonlocal fed
+        for line in feed(*args):
+            fed += 1
+            yield line
+
+    feed = delimited._feed
+    monkeypatch.setattr(delimited, "_feed", counted)
+
+    rows = read("a,b,text\n" + 'x",y,"z\n' * 8_000, "in.csv")
+
+    assert faults(rows) == [(line, "invalid_csv") for line in range(2, 8_002)]
+    assert fed < 8_000 * 500
 
 
 def test_an_unquoted_field_may_hold_a_quote(read):
