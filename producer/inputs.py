@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Self
 
@@ -19,29 +18,70 @@ _FORMATS = "input_formats"
 _MOST_DESCRIPTIONS = 3
 
 
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """How an input is opened: a path, and what ``open_input`` takes beside it."""
+
+    path: str
+    options: ReaderOptions
+    name: str | None
+    where: str | None
+    only_rows: bool
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether the input can be opened again: it is a file, no pipe."""
+        return os.path.isfile(self.path)
+
+    def open(self) -> Reader:
+        """Open it; raises what ``open_input`` raises."""
+        return open_input(self.path, self.options, name=self.name, where=self.where, only_rows=self.only_rows)
+
+    def again(self, reader: Reader, *, only_rows: bool) -> _Opening:
+        """Return how to open it the way a reader of it did."""
+        options = replace(self.options, input_format=reader.input_format)
+        return _Opening(self.path, options, reader.name, reader.where, only_rows)
+
+
 class Inputs:
-    """Inputs in order, open and known to be readable; iterating yields the rows of all of them, once.
+    """Inputs in order, known to be readable; iterating yields the rows of all of them, once.
+
+    The head of every input is read at first: a fault of the last one must show before the first one is uploaded. But
+    only the first and those that can be read only once (pipes) stay open. The others are opened again when their turn
+    comes, and closed after it, so that any number of inputs takes few file descriptors and little memory.
 
     Args:
-        readers: One for each input.
+        readers: One for each input, each opened when it is asked for.
         options: What the caller asked for.
-        paths: Where the inputs are, if they can be read again from there.
+        openings: How the readers are opened; none for texts that come from no input.
+
+    Attributes:
+        readers: What is known of each input: its name, format and columns. They are not for reading.
 
     Raises:
-        InputError: One of them has no rows.
+        InputError: One of them cannot be read, or has no rows.
         MissingFieldError: One of them lacks the text or id field.
     """
 
-    def __init__(self, readers: Sequence[Reader], options: ReaderOptions, *, paths: Sequence[str] = ()) -> None:
-        self.readers = readers
+    def __init__(self, readers: Iterable[Reader], options: ReaderOptions, *, openings: Sequence[_Opening] = ()) -> None:
+        self.readers: list[Reader] = []
         self.options = options
-        self._paths = paths
+        self._openings = openings
+        self._begun: dict[int, Iterator[tuple[Row, Record]]] = {}
+        self._current: Reader | None = None
+        self._bytes_before = 0
         try:
-            # Each reads its head now: a fault of the last one must show before the first one is uploaded.
-            self._streams = [(reader, reader.records()) for reader in readers]
+            for index, reader in enumerate(readers):
+                self.readers.append(reader)
+                records = reader.records()
+                if index and openings[index].is_lasting:
+                    reader.close()
+                else:
+                    self._begun[index] = records
         except BaseException:
             self.close()
             raise
+        self._streams = self._opened()
 
     @classmethod
     def open(
@@ -64,8 +104,8 @@ class Inputs:
             InputError: One of them cannot be read.
         """
         options = options or ReaderOptions()
-        readers = _open_all(paths, [options] * len(paths), names=names, only_rows=only_rows)
-        return cls(readers, options, paths=_lasting(paths))
+        openings = _openings(paths, [options] * len(paths), names=names, only_rows=only_rows)
+        return cls((opening.open() for opening in openings), options, openings=openings)
 
     @classmethod
     def of_texts(cls, texts: Sequence[str], options: ReaderOptions | None = None) -> Self:
@@ -103,8 +143,8 @@ class Inputs:
         options = ReaderOptions.from_strings(reader_options)
         formats = reader_options.get(_FORMATS, options.input_format).split(",")
         each = [replace(options, input_format=name) for name in formats]
-        readers = _open_all(paths, each, names=names, where=where, only_rows=only_rows)
-        return cls(readers, options, paths=_lasting(paths))
+        openings = _openings(paths, each, names=names, where=where, only_rows=only_rows)
+        return cls((opening.open() for opening in openings), options, openings=openings)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -135,7 +175,7 @@ class Inputs:
     @property
     def position(self) -> int:
         """Bytes read so far."""
-        return sum(reader.position for reader in self.readers)
+        return self._bytes_before + (0 if self._current is None else self._current.position)
 
     def job_options(self) -> dict[str, str]:
         """Return what a job has to keep so that ``reopen`` yields the same rows."""
@@ -144,7 +184,7 @@ class Inputs:
     @property
     def is_lasting(self) -> bool:
         """Whether the rows can be read again: all inputs are files, and none a pipe."""
-        return bool(self._paths) or all(isinstance(reader, GivenTexts) for reader in self.readers)
+        return all(opening.is_lasting for opening in self._openings)
 
     def again(self) -> Iterator[Row]:
         """Yield the rows once more, read anew.
@@ -152,31 +192,25 @@ class Inputs:
         Raises:
             InputError: A file cannot be read any more.
         """
-        if not self._paths:
+        if not self._openings:
             texts = [text for reader in self.readers if isinstance(reader, GivenTexts) for text in reader.texts]
             yield from Inputs.of_texts(texts, self.options)
             return
-        with Inputs.reopen(
-            self._paths, self.job_options(), names=self.names, where=self.where, only_rows=True
-        ) as inputs:
+        openings = self._again(only_rows=True)
+        with Inputs((opening.open() for opening in openings), self.options, openings=openings) as inputs:
             yield from inputs
 
-    @contextmanager
-    def fresh_readers(self) -> Iterator[list[Reader]]:
-        """Open the inputs once more, at their starts.
+    def fresh_readers(self) -> Iterator[Reader]:
+        """Yield a new reader of each input, at its start, closed when the next one is asked for.
 
         Raises:
             InputError: One can be read only once, or cannot be read any more.
         """
-        if not self._paths:
+        if not self._openings or not self.is_lasting:
             raise InputError(f"{', '.join(self.where)}: expected files, which can be read twice, got a pipe; copy it")
-        options = [replace(self.options, input_format=reader.input_format) for reader in self.readers]
-        readers = _open_all(self._paths, options, names=self.names, where=self.where, only_rows=False)
-        try:
-            yield readers
-        finally:
-            for reader in readers:
-                reader.close()
+        for opening in self._again(only_rows=False):
+            with opening.open() as reader:
+                yield reader
 
     def __iter__(self) -> Iterator[Row]:
         """Yield the rows in order."""
@@ -190,9 +224,28 @@ class Inputs:
         """Yield each input's reader with its rows; they are to be used up before the next."""
         return ((reader, map(itemgetter(0), records)) for reader, records in self._streams)
 
+    def _again(self, *, only_rows: bool) -> list[_Opening]:
+        pairs = zip(self._openings, self.readers, strict=True)
+        return [opening.again(reader, only_rows=only_rows) for opening, reader in pairs]
+
+    def _opened(self) -> Iterator[tuple[Reader, Iterator[tuple[Row, Record]]]]:
+        """Yield each input's reader and records, opened for it and closed after it where that can be done again."""
+        for index, reader in enumerate(self.readers):
+            records = self._begun.pop(index, None)
+            if records is None:
+                opening = self._openings[index]
+                reader = opening.again(reader, only_rows=opening.only_rows).open()
+                self._current = reader
+                records = reader.records()
+            self._current = reader
+            yield reader, records
+            self._bytes_before += reader.position
+            self._current = None
+            reader.close()
+
     def close(self) -> None:
         """Close the files."""
-        for reader in self.readers:
+        for reader in self.readers if self._current is None else (*self.readers, self._current):
             reader.close()
 
     def __enter__(self) -> Self:
@@ -202,30 +255,17 @@ class Inputs:
         self.close()
 
 
-def _open_all(
+def _openings(
     paths: Sequence[str | os.PathLike[str]],
     options: Sequence[ReaderOptions],
     *,
     names: Sequence[str],
     where: Sequence[str] = (),
     only_rows: bool,
-) -> list[Reader]:
-    readers: list[Reader] = []
-    try:
-        for index, path in enumerate(paths):
-            name, shown = (given[index] if given else None for given in (names, where))
-            readers.append(open_input(path, options[index], name=name, where=shown, only_rows=only_rows))
-    except BaseException:
-        for reader in readers:
-            reader.close()
-        raise
-    return readers
-
-
-def _lasting(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """Return the paths if all of them can be read again."""
-    where = [os.fspath(path) for path in paths]
-    return where if all(os.path.isfile(path) for path in where) else []
+) -> list[_Opening]:
+    nothing: list[str | None] = [None] * len(paths)
+    given = zip(paths, options, names or nothing, where or nothing, strict=True)
+    return [_Opening(os.fspath(path), each, name, shown, only_rows) for path, each, name, shown in given]
 
 
 def _names(where: Sequence[str]) -> str:

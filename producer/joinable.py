@@ -82,11 +82,10 @@ def check_join(inputs: Inputs, output_format: str) -> tuple[Column, ...] | None:
                 raise taken(reader.where, f"column {name}")
     if not isinstance(first, JsonLinesReader):
         return None
-    with inputs.fresh_readers() as readers:
-        if output_format in TABLES:
-            return _columns(readers)
-        for reader in readers:
-            _check_fields(reader)
+    if output_format in TABLES:
+        return _columns(inputs.fresh_readers())
+    for reader in inputs.fresh_readers():
+        _check_fields(reader)
     return None
 
 

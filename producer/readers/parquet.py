@@ -69,6 +69,7 @@ class ParquetReader(Reader):
                     self._file, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
                 )
                 self._schema = self._parquet.schema_arrow
+                self._rows = int(self._parquet.metadata.num_rows)
         except BaseException:
             self._file.close()
             raise
@@ -81,8 +82,7 @@ class ParquetReader(Reader):
     @property
     def position(self) -> int:
         """Bytes of the rows that have been read, if all rows were of one size."""
-        rows = int(self._parquet.metadata.num_rows)
-        return (self._size or 0) * self._rows_read // max(1, rows)
+        return (self._size or 0) * self._rows_read // max(1, self._rows)
 
     @property
     def columns(self) -> Sequence[str]:
@@ -101,8 +101,9 @@ class ParquetReader(Reader):
         return self.input_format, tuple((field.name, str(field.type), field.nullable) for field in self._schema)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and forget what pyarrow keeps of it."""
         self._file.close()
+        self._parquet = None
 
     def _records(self) -> Iterator[tuple[Row, Record]]:
         name, rules, most = self.name, self.rules, self.rules.max_text_bytes

@@ -77,6 +77,7 @@ class ByteSource:
         self._raw = open_bytes(path, name)
         self._owns = path != STDIN
         self._stream = self._raw
+        self._size = _size(self._raw)
         try:
             self._head = self._read_head()
             if self._head.startswith(GZIP_MAGIC):
@@ -91,10 +92,7 @@ class ByteSource:
     @property
     def size(self) -> int | None:
         """Bytes of the file as it lies on disk; None for a pipe."""
-        try:
-            return os.fstat(self._raw.fileno()).st_size if self._raw.seekable() else None
-        except OSError:
-            return None
+        return self._size
 
     @property
     def position(self) -> int:
@@ -144,6 +142,7 @@ class ByteSource:
 
     def close(self) -> None:
         """Close the file; standard input stays open for whoever else holds it."""
+        self._head = b""
         if self._stream is not self._raw:
             self._stream.close()
         if self._owns:
@@ -222,6 +221,14 @@ def open_bytes(path: str, name: str) -> BinaryIO:
     except (OSError, ValueError) as exc:
         strerror = exc.strerror if isinstance(exc, OSError) and exc.errno != errno.EINVAL else str(exc)
         raise InputError(f"{name}: cannot be opened: {strerror}") from exc
+
+
+def _size(raw: BinaryIO) -> int | None:
+    """Return the bytes of a file; None for a pipe."""
+    try:
+        return os.fstat(raw.fileno()).st_size if raw.seekable() else None
+    except OSError:
+        return None
 
 
 def _usable_encoding(encoding: str) -> str:
