@@ -101,11 +101,11 @@ class Inputs:
             only_rows: Whether ``records`` will not be asked for, so that columns that make no row need not be read.
 
         Raises:
-            InputError: One of them cannot be read.
+            InputError: One of them cannot be read, or is read as txt while the options speak of columns.
         """
         options = options or ReaderOptions()
         openings = _openings(paths, [options] * len(paths), names=names, only_rows=only_rows)
-        return cls((opening.open() for opening in openings), options, openings=openings)
+        return cls((_with_columns(opening.open(), options) for opening in openings), options, openings=openings)
 
     @classmethod
     def of_texts(cls, texts: Sequence[str], options: ReaderOptions | None = None) -> Self:
@@ -266,6 +266,23 @@ def _openings(
     nothing: list[str | None] = [None] * len(paths)
     given = zip(paths, options, names or nothing, where or nothing, strict=True)
     return [_Opening(os.fspath(path), each, name, shown, only_rows) for path, each, name, shown in given]
+
+
+def _with_columns(reader: Reader, options: ReaderOptions) -> Reader:
+    """Pass a reader on; refuse one of txt if an option speaks of columns, or a table would be scored line by line."""
+    wanted = {
+        "--text-field": options.text_field is not None,
+        "--id-field": options.id_field is not None,
+        "--delimiter": options.delimiter is not None,
+        "--no-header": not options.has_header,
+    }
+    flag = next((flag for flag, is_given in wanted.items() if is_given), None)
+    if flag is not None and reader.input_format == "txt":
+        reader.close()
+        raise InputError(
+            f"{flag} needs columns, {reader.where} is read as txt; say --input-format csv (or tsv, jsonl, parquet)"
+        )
+    return reader
 
 
 def _names(where: Sequence[str]) -> str:

@@ -139,6 +139,8 @@ BAD: tuple[Bad, ...] = (
     refused("other-fields.jsonl", _lines({"a": 1, "b": 2}), "found 2 columns: 'a', 'b'"),
     refused("two-texts.csv", b"text,text\na,b\n", "expected one column 'text', found 2; say --text-field NUMBER"),
     refused("semicolons.csv", b"id;text\n1;One.\n", "got a header with ';' in it"),
+    refused("semicolons-without-header.csv", b"1;One.\n2;Two.\n", "got a first line with ';' in it", "--no-header"),
+    refused("table.txt", b"id,text\n1,One.\n", "--text-field needs columns, table.txt is read", "--text-field", "text"),
     refused("open-quote-in-header.csv", b'"id,text\n1,One.\n', "the header cannot be read as csv"),
     refused("old-mac.csv", b"text\rOne.\rTwo.\r", "a carriage return stands outside of quotes"),
     refused("array.json", _lines([ONE, TWO]), "got a JSON array; make lines of it: jq -c '.[]'"),

@@ -55,12 +55,15 @@ class DelimitedReader(Reader):
             raise missing_field(names, expected="--text-field NUMBER with --no-header", what="text", where=self.where)
         text = pick_field(names, wanted=options.text_field, usual=TEXT_NAMES, what="text", where=self.where)
         if text is None and len(names) == 1:
-            other = next((mark for mark in ";\t|," if mark != self.delimiter and mark in fields[0]), None)
-            if other is not None and options.has_header:
+            other = next(
+                (mark for mark in ";\t|," if mark != self.delimiter and self._may_divide(mark, fields[0])), None
+            )
+            if other is not None:
                 # Taken for one column, whole records would be scored as sentences, without a word.
+                what = "header" if options.has_header else "first line"
                 raise InputError(
-                    f"{self.where}: expected fields between {self.delimiter!r}, got a header with {other!r} in it:"
-                    f" {names[0][:60]!r}; say --delimiter, or --text-field 1 if it is one column"
+                    f"{self.where}: expected fields between {self.delimiter!r}, got a {what} with {other!r} in it:"
+                    f" {fields[0].strip()[:60]!r}; say --delimiter, or --text-field 1 if it is one column"
                 )
             text = 0
         if text is None:
@@ -74,6 +77,12 @@ class DelimitedReader(Reader):
         self._width = len(fields)
         self._columns = fields if options.has_header else None
         return options.has_header
+
+    def _may_divide(self, mark: str, line: str) -> bool:
+        """Say whether a mark looks like a delimiter; before a blank, in a sentence, it is punctuation."""
+        if self.options.has_header:
+            return mark in line
+        return any(part[:1].strip() for part in line.split(mark)[1:])
 
     def _shown(self, field: str) -> str:
         return super()._shown(field) if self.options.has_header else field

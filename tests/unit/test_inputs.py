@@ -105,3 +105,22 @@ def test_bytes_read_add_up_to_the_size(tmp_path: Path) -> None:
         assert seen == sorted(seen)
         assert inputs.position == inputs.size == sum(path.stat().st_size for path in paths)
         assert texts(inputs) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "flag"),
+    [
+        (ReaderOptions(text_field="text"), "--text-field"),
+        (ReaderOptions(id_field="id"), "--id-field"),
+        (ReaderOptions(delimiter=";"), "--delimiter"),
+        (ReaderOptions(has_header=False), "--no-header"),
+    ],
+)
+def test_options_about_columns_are_refused_where_there_are_none(
+    tmp_path: Path, options: ReaderOptions, flag: str
+) -> None:
+    """A csv file from a pipe is read as txt: its header and whole lines would be scored."""
+    paths = write(tmp_path, ".txt", ["id,text\n1,One.\n"])
+
+    with pytest.raises(InputError, match=rf"{flag} needs columns, .*0000.txt is read as txt; say --input-format csv"):
+        Inputs.open(paths, options)

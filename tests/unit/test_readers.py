@@ -215,6 +215,19 @@ def test_a_file_of_broken_quotes_is_read_in_proportion_to_its_size(read, monkeyp
     assert fed < 8_000 * 500
 
 
+@pytest.mark.parametrize(("name", "content"), [("in.csv", "1;hello\n2;bye\n"), ("in.tsv", "1,hello\n2,bye\n")])
+def test_another_delimiter_shows_without_a_header_too(read, name, content):
+    """Whole records would be scored as sentences."""
+    with pytest.raises(InputError, match=r"got a first line with '[;,]' in it: '1[;,]hello'; say --delimiter"):
+        read(content, name, has_header=False)
+
+    assert len(read(content, name, has_header=False, text_field="1")) == 2
+
+
+def test_punctuation_is_no_delimiter(read):
+    assert len(read("Well, well; who knows?\n", "in.tsv", has_header=False)) == 1
+
+
 def test_an_unquoted_field_may_hold_a_quote(read):
     assert texts(read('text\n5" pipe\n', "in.csv")) == ['5" pipe']
 
