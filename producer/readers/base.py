@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -9,7 +10,7 @@ from operator import itemgetter
 from typing import Any, ClassVar, Self
 
 from producer.readers.options import ReaderOptions
-from producer.readers.streams import MAX_LINE_CHARACTERS, ByteSource
+from producer.readers.streams import BLOCK_BYTES, MAX_LINE_CHARACTERS, ByteSource
 from producer.rows import RowRules, failed_row
 from scorequeue.errors import InputError, MissingFieldError
 from scorequeue.jobs import FIRST_ROW, Row
@@ -25,7 +26,7 @@ new_row: Any = tuple.__new__
 """Makes a Row in half the time that calling the class takes; for the loops that see every row."""
 
 _PIECE = 4096
-"""Blank lines that are handed on together."""
+"""Blank lines that are packed together."""
 
 
 class Reader(ABC):
@@ -124,25 +125,19 @@ class Reader(ABC):
     def _line_blocks(self, *, keep_cr: bool = False) -> Iterator[tuple[int, list[str]]]:
         """Yield (number of the first line, lines) without the blank lines at the end of the input."""
         number = FIRST_ROW
-        held: list[list[Any]] = []  # blank lines that may be the last ones: [line, how often], in order
+        held = _Blanks()
         for lines in self.source.line_blocks(keep_cr=keep_cr):
             end = len(lines)
             while end and not lines[end - 1].strip():
                 end -= 1
             if end:
-                for line, count in held:
-                    for start in range(0, count, _PIECE):
-                        piece = [line] * min(_PIECE, count - start)
-                        yield number, piece
-                        number += len(piece)
-                held.clear()
+                for piece in held.taken():
+                    yield number, piece
+                    number += len(piece)
                 yield number, lines if end == len(lines) else lines[:end]
                 number += end
-            for line in lines[end:]:
-                if held and held[-1][0] == line:
-                    held[-1][1] += 1
-                else:
-                    held.append([line, 1])
+            if end < len(lines):
+                held.add(lines[end:])
 
     def _overlong(self, line: str, number: int) -> Row | None:
         """Return the failed row for a line that was cut because it does not fit in memory; None for others."""
@@ -150,6 +145,32 @@ class Reader(ABC):
             return None
         fault = self.rules.too_long(f"a line of over {MAX_LINE_CHARACTERS:,} characters")
         return failed_row(fault, None, self.name, number)
+
+
+class _Blanks:
+    """Blank lines that may be the last ones of an input: kept packed, for there may be millions of them."""
+
+    def __init__(self) -> None:
+        self._packed: list[bytes] = []
+        self._recent: list[str] = []
+        self._characters = 0
+
+    def add(self, lines: list[str]) -> None:
+        """Keep lines, behind those that are there."""
+        self._recent += lines
+        self._characters += sum(map(len, lines))
+        if len(self._recent) >= _PIECE or self._characters >= BLOCK_BYTES:
+            self._packed.append(zlib.compress("\n".join(self._recent).encode(), 1))
+            self._recent, self._characters = [], 0
+
+    def taken(self) -> Iterator[list[str]]:
+        """Yield the lines in order, in pieces, and keep none."""
+        packed, recent = self._packed, self._recent
+        self._packed, self._recent, self._characters = [], [], 0
+        for piece in packed:
+            yield zlib.decompress(piece).decode().split("\n")
+        if recent:
+            yield recent
 
 
 def pick_field(

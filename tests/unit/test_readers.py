@@ -131,6 +131,30 @@ def test_a_line_that_would_fill_the_memory_is_cut_and_fails(tmp_path):
     assert peak < 4 * MAX_LINE_CHARACTERS
 
 
+@pytest.mark.parametrize("last", ["", "two\n"], ids=["at-the-end", "inside"])
+def test_blank_lines_of_different_kinds_take_no_memory(tmp_path, last):
+    """Whether they are rows shows with the next line that is not blank; until then they wait."""
+    path = tmp_path / "in.txt"
+    path.write_text("one\n" + " \n\n\t\r\n" * 100_000 + last)
+    tracemalloc.start()
+    with open_input(path) as reader:
+        lines = [row.line for row in reader if row.error is None or row.line % 100_000 == 0]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert lines == ([1, *range(100_000, 300_001, 100_000), 300_002] if last else [1])
+    assert peak < 16_000_000
+
+
+def test_blank_lines_stay_as_they_are(tmp_path):
+    """A join writes them again."""
+    blanks = ["", " ", "\t", "\u3000", " " * 300_000, "", "\x0b"] * 3
+    path = tmp_path / "in.txt"
+    path.write_bytes("\n".join(["one", *blanks, "two"]).encode())
+    with open_input(path) as reader:
+        assert [record for _, (record,) in reader.records()] == ["one", *blanks, "two"]
+
+
 # --- csv ---
 
 
