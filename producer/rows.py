@@ -85,6 +85,8 @@ def id_from(value: Any) -> tuple[str | None, RowError | None]:
         return value, None
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value), None
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value)), None  # what pandas makes of whole numbers beside a null
     return None, wrong_type(value, "an id that is a text or a whole number")
 
 

@@ -212,8 +212,14 @@ BAD: tuple[Bad, ...] = (
     read("huge-id.jsonl", _lines({"id": 10**40, "text": "One."}), 1),
     read("endless-id.jsonl", _lines(ONE, '{"id": ' + "9" * 5000 + ', "text": "a"}'), 2, invalid_json=([2], "digits")),
     read(
-        "boolean-id.jsonl", _lines(ONE, {"id": True, "text": "a"}), 2, wrong_type=([2], "whole number, got a boolean")
+        "boolean-id.jsonl",
+        _lines(ONE | {"id": 1}, {"id": True, "text": "a"}),
+        2,
+        "--id-field",
+        "id",
+        wrong_type=([2], "whole number, got a boolean"),
     ),
+    read("boolean-called-id.jsonl", _lines(ONE, {"id": True, "text": "a"}), 2),
     read("surrogate.jsonl", _lines(ONE, '{"text": "\\ud800"}'), 2, invalid_utf8=([2], "not valid Unicode")),
     read("deep.jsonl", _lines(ONE, "[" * 100_000), 2, invalid_json=([2], "nested too deep")),
     read(

@@ -95,7 +95,7 @@ class DelimitedReader(Reader):
             kind = "comma" if self.delimiter == "," else "tab" if self.delimiter == "\t" else repr(self.delimiter)
             message = f"expected {self._width} {kind}-separated fields, got {len(fields)}"
             return failed_row(RowError(ErrorCode.INVALID_CSV, message), None, self.name, number)
-        row_id = None if self._id_index is None else fields[self._id_index]
+        row_id = None if self._id_index is None else fields[self._id_index] or None
         return self.rules.row(fields[self._text_index], row_id, self.name, number)
 
 
@@ -122,7 +122,7 @@ class TsvReader(DelimitedReader):
                 fields = line.split(delimiter)
                 if len(fields) == width:
                     text = fields[text_index]
-                    row_id = None if id_index is None else fields[id_index]
+                    row_id = None if id_index is None else fields[id_index] or None
                     if (
                         text.isascii()
                         and 0 < len(text) <= most
@@ -171,7 +171,7 @@ class CsvReader(DelimitedReader):
                             continue
                     if len(fields) == self._width:
                         text = fields[self._text_index]
-                        row_id = None if self._id_index is None else fields[self._id_index]
+                        row_id = None if self._id_index is None else fields[self._id_index] or None
                         if (
                             text.isascii()
                             and 0 < len(text) <= most

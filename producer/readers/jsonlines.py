@@ -25,6 +25,14 @@ class JsonLinesReader(Reader):
         self._id_names = (options.id_field,) if options.id_field else ID_NAMES
         self._is_settled = False
 
+    @property
+    def description(self) -> str:
+        """Later objects may have an id, though the first has none."""
+        found = super().description
+        if self.text_field is None or self.id_field is not None:
+            return found
+        return f"{found}, id field {' or '.join(map(self._shown, ID_NAMES))} where an object has one"
+
     def _records(self) -> Iterator[tuple[Row, Record]]:
         name, most, decode = self.name, self.rules.max_text_bytes, json.JSONDecoder().decode
         for first, lines in self._line_blocks():
@@ -41,6 +49,8 @@ class JsonLinesReader(Reader):
                     row_id = self._id(value)
                     if type(row_id) is int:
                         row_id = str(row_id)
+                    elif row_id == "":
+                        row_id = None
                     if (
                         type(text) is str
                         and (row_id is None or (type(row_id) is str and is_plain_id(row_id)))
@@ -69,17 +79,19 @@ class JsonLinesReader(Reader):
             if wanted is not None and wanted not in value:
                 raise missing_field(names, expected=f"a {what} field {wanted!r}", what=what, where=self.where)
         self.text_field = self._text_name
-        self.id_field = next((name for name in self._id_names if name in value), None)
 
     def _id(self, value: dict[str, Any]) -> Any:
         for name in self._id_names:
             if name in value:
+                self.id_field = self.id_field or name
                 return value[name]
         return None
 
     def _row(self, value: dict[str, Any], raw_id: Any, number: int) -> Row:
         """Return the row of an object that was not plainly good."""
         row_id, fault = id_from(raw_id)
+        if self.options.id_field is None:
+            fault = None  # nobody said that this is the id
         if fault is None and self._text_name not in value:
             message = f"expected a field {self._text_name!r}, got {listed(list(value)) or 'none'}"
             fault = RowError(ErrorCode.MISSING_FIELD, message)

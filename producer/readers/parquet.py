@@ -11,7 +11,7 @@ from producer.arrow import is_text, plain, pyarrow, pyarrow_parquet, texts
 from producer.readers.base import ID_NAMES, TEXT_NAMES, Reader, Record, missing_field, new_row, pick_field
 from producer.readers.options import ReaderOptions
 from producer.readers.whole import open_whole
-from producer.rows import RowRules, failed_row, is_plain_id
+from producer.rows import RowRules, failed_row, id_from, is_plain_id
 from scorequeue.errors import InputError
 from scorequeue.jobs import FIRST_ROW, ErrorCode, Row, RowError
 
@@ -178,11 +178,16 @@ class ParquetReader(Reader):
         """Return the ids of a batch; None stands for the row's position."""
         if id_index is None:
             return [None] * batch.num_rows
+        is_asked_for = self.options.id_field is not None
         column = plain(batch.column(self.columns[id_index] if self._by_name else id_index))
         if is_text(column.type):
-            return list(texts(column))
-        if pyarrow().types.is_integer(column.type):
-            return [None if value is None else str(value) for value in column.to_pylist()]
+            return [value or None for value in texts(column)]
+        types = pyarrow().types
+        if types.is_integer(column.type) or types.is_floating(column.type):
+            found = map(id_from, column.to_pylist())
+            return [row_id if fault is None or not is_asked_for else fault for row_id, fault in found]
+        if not is_asked_for:
+            return [None] * batch.num_rows
         message = f"expected an id that is a text or a whole number, got {_named(column.type)}"
         other = RowError(ErrorCode.WRONG_TYPE, message)
         return [None if is_null else other for is_null in column.is_null().to_pylist()]

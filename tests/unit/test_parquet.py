@@ -101,9 +101,20 @@ def test_a_text_column_of_another_type_fails_row_by_row(read, values, message):
     assert faults(rows)[1][2] == "expected a text, got null"
 
 
-@pytest.mark.parametrize("values", [pa.array([True]), pa.array([1.5])])
-def test_an_id_of_another_type_is_a_fault(read, values):
-    assert faults(read({"text": ["One."], "id": values}))[0][1] == "wrong_type"
+@pytest.mark.parametrize("values", [pa.array([True]), pa.array([1.5]), pa.array([float("nan")]), pa.array([[1]])])
+def test_an_id_of_another_type_is_a_fault_only_if_it_was_asked_for(read, values):
+    """A column that happens to be called id costs no row its score."""
+    table = {"text": ["One."], "id": values}
+
+    assert read(table) == [Row("One.", None, "in.parquet", 1)]
+    assert faults(read(table, id_field="id"))[0][1] == "wrong_type"
+
+
+def test_whole_numbers_that_pandas_made_floats_are_ids(read):
+    """Whole numbers beside a null become doubles there."""
+    rows = read({"text": ["One.", "Two.", "Three."], "id": pa.array([1.0, None, 3.0])}, id_field="id")
+
+    assert [(row.id, row.text) for row in rows] == [("1", "One."), (None, "Two."), ("3", "Three.")]
 
 
 @pytest.mark.parametrize(

@@ -336,6 +336,41 @@ def test_jsonl_takes_text_and_id(read):
     assert [(row.id, row.text, row.line) for row in rows] == [("a", "One.", 1), ("7", "Two.", 2), (None, "Three.", 3)]
 
 
+@pytest.mark.parametrize("value", ["{}", "true", "1.5", "[1]"])
+def test_a_json_id_of_another_type_is_a_fault_only_if_it_was_asked_for(read, value):
+    """A field that happens to be called id costs no row its score."""
+    line = f'{{"text": "One.", "id": {value}}}\n'
+
+    assert read(line, "in.jsonl") == [Row("One.", None, "in.jsonl", 1)]
+    assert faults(read(line, "in.jsonl", id_field="id")) == [(1, "wrong_type")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("in.csv", "id,text\n,One.\n,\u00e9\n"),
+        ("in.tsv", "id\ttext\n\tOne.\n\t\u00e9\n"),
+        ("in.jsonl", '{"id": "", "text": "One."}\n{"id": "", "text": "\u00e9"}\n'),
+    ],
+)
+def test_an_empty_id_is_the_position(read, name, content):
+    """Nobody finds a row by an empty id."""
+    assert [(row.id, row.text) for row in read(content, name)] == [(None, "One."), (None, "\u00e9")]
+
+
+def test_an_id_that_comes_after_the_first_object_is_told(tmp_path):
+    """The note said that positions are the ids, and ids were used."""
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"text": "One."}\n{"text": "Two.", "id": 2.0}\n')
+    with open_input(path) as reader:
+        rows = reader.records()
+        before, ids = reader.description, [row.id for row, _ in rows]
+
+        assert before == "jsonl, text field 'text', id field 'id' or 'custom_id' where an object has one"
+        assert ids == [None, "2"]
+        assert reader.description == "jsonl, text field 'text', id field 'id'"
+
+
 @pytest.mark.parametrize(
     ("line", "code"),
     [
@@ -345,8 +380,6 @@ def test_jsonl_takes_text_and_id(read):
         ('"just a text"', "wrong_type"),
         ("5", "wrong_type"),
         ("null", "wrong_type"),
-        ('{"text": "a", "id": {}}', "wrong_type"),
-        ('{"text": "a", "id": true}', "wrong_type"),
         ('{"text": "a", "id": "' + "i" * 2000 + '"}', "wrong_type"),
         ('{"text": "  "}', "empty_text"),
         ("", "empty_text"),
@@ -406,7 +439,7 @@ def test_any_other_json_file_says_what_to_do(read, content, advice):
         ("a\n", "in.txt", {}, "txt"),
         ("id,sentence\n1,a\n", "in.csv", {}, "csv, text column 'sentence', id column 'id'"),
         ("a\tb\n", "in.tsv", {"has_header": False, "text_field": "2"}, "tsv, text column 2"),
-        ('{"q": "a"}\n', "in.json", {}, "jsonl, text field 'q'"),
+        ('{"q": "a"}\n', "in.json", {}, "jsonl, text field 'q', id field 'id' or 'custom_id' where an object has one"),
         ('{"text": "a", "custom_id": 1}\n', "in.jsonl", {}, "jsonl, text field 'text', id field 'custom_id'"),
     ],
 )
