@@ -77,9 +77,7 @@ def check_join(inputs: Inputs, output_format: str) -> tuple[Column, ...] | None:
     first = inputs.readers[0]
     for reader in inputs.readers:
         check_same_columns(first, reader)
-        for name in reader.columns or ():
-            if name in PRED_COLUMNS:
-                raise taken(reader.where, f"column {name}")
+        check_names(reader.columns or (), where=reader.where, what="column")
     if not isinstance(first, JsonLinesReader):
         return None
     if output_format in TABLES:
@@ -89,9 +87,17 @@ def check_join(inputs: Inputs, output_format: str) -> tuple[Column, ...] | None:
     return None
 
 
-def taken(where: str, what: str) -> InputError:
-    """Return the error for an input that has what a join would add."""
-    return InputError(f"{where}: expected no {what} to join results to; rename or drop it")
+def check_names(names: Iterable[str], *, where: str, what: str) -> None:
+    """Refuse an input that has what a join would add; raises InputError.
+
+    Args:
+        names: Names of its columns, or of an object's fields.
+        where: The place, for the message.
+        what: ``column`` or ``field``, for the message.
+    """
+    for name in names:
+        if name in PRED_COLUMNS:
+            raise InputError(f"{where}: expected no {what} {name} to join results to; rename or drop it")
 
 
 def _columns(readers: Iterable[Reader]) -> tuple[Column, ...]:
@@ -106,8 +112,7 @@ def _columns(readers: Iterable[Reader]) -> tuple[Column, ...]:
                 if name in kinds:
                     kinds[name] |= _kind(item)
                     continue
-                if name in PRED_COLUMNS:
-                    raise taken(f"{reader.where}, line {row.line}", f"field {name}")
+                check_names([name], where=f"{reader.where}, line {row.line}", what="field")
                 if len(kinds) == MOST_COLUMNS:
                     raise InputError(
                         f"{reader.where}, line {row.line}: expected objects of at most {MOST_COLUMNS:,} different"
@@ -126,9 +131,7 @@ def _check_fields(reader: Reader) -> None:
         if '"pred_' in "\n".join(lines):
             for at, line in enumerate(lines, number + 1):
                 if '"pred_' in line:
-                    for name in _fields(line):
-                        if name in PRED_COLUMNS:
-                            raise taken(f"{reader.where}, line {at}", f"field {name}")
+                    check_names(_fields(line), where=f"{reader.where}, line {at}", what="field")
         number += len(lines)
 
 

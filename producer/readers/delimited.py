@@ -189,11 +189,19 @@ class CsvReader(DelimitedReader):
                     raise InputError(
                         f"{self.where}, line {number}: the header cannot be read as csv: {why}; correct it"
                     ) from exc
-                yield failed_row(self._fault(exc, taken), None, name, number), [taken[0].removesuffix("\r")]
+                yield (
+                    failed_row(self._fault(exc, taken), None, name, number),
+                    self._as_text(taken[0].removesuffix("\r")),
+                )
                 again.extendleft(reversed(taken[1:]))
                 wasted += sum(len(line) + _LINE_COST for line in taken[1:])
                 taken.clear()
                 number += 1
+
+    def _as_text(self, line: str) -> Record:
+        """Return the record of a line that has no fields: the line, in the text's column."""
+        after = self._width - self._text_index - 1
+        return [*[""] * self._text_index, line, *[""] * after]
 
     def _fault(self, exc: csv.Error, taken: Sequence[str]) -> RowError:
         """Say what is wrong with a record that began with the first of the lines taken."""

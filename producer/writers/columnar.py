@@ -201,7 +201,10 @@ def _input_columns(chunk: JoinedChunk, columns: Sequence[Column] | None, kinds: 
     """Return the input's own columns of a chunk."""
     if columns is None:
         width = len(kinds)
-        records = [record if len(record) == width else fitted(record, width) for record in as_texts(chunk, None)]
+        records = [
+            record if len(record) == width else fitted(record, width, reader=chunk.reader)
+            for record in as_texts(chunk, None)
+        ]
         return list(zip(*records, strict=True))
     members = zip(*as_members(chunk, columns), strict=True)
     return [

@@ -14,7 +14,7 @@ from json.encoder import encode_basestring as json_text
 from typing import Any
 
 from producer.join import JoinedChunk
-from producer.joinable import NO_OBJECT, PRED_COLUMNS, TABLES, Column, taken
+from producer.joinable import NO_OBJECT, PRED_COLUMNS, TABLES, Column, check_names
 from producer.readers.base import Reader
 from producer.writers.cells import as_texts, as_values, json_line
 from producer.writers.flat import best_labels, csv_lines, tsv_field
@@ -44,7 +44,7 @@ def render_joined(
     if first is None:
         return iter(())
     reader = first.reader
-    _check_names(reader)
+    check_names(reader.columns or (), where=reader.where, what="column")
     rest = chain([first], chunks)
     is_from_jsonl = reader.input_format == "jsonl"
     if output_format in TABLES and is_from_jsonl and columns is None:
@@ -93,12 +93,6 @@ def distinct(names: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def _check_names(reader: Reader) -> None:
-    for name in PRED_COLUMNS:
-        if reader.columns is not None and name in reader.columns:
-            raise taken(reader.where, f"column {name}")
-
-
 def _delimited(
     output_format: str, reader: Reader, chunks: Iterable[JoinedChunk], columns: Sequence[Column] | None
 ) -> Iterator[str]:
@@ -115,7 +109,7 @@ def _delimited(
             if is_named:
                 yield _lines([[*names, *PRED_COLUMNS]], output_format, delimiter)
         rows = [
-            (*(record if len(record) == width else fitted(record, width)), *prediction)
+            (*(record if len(record) == width else fitted(record, width, reader=chunk.reader)), *prediction)
             for record, prediction in zip(as_texts(chunk, columns), predictions(chunk), strict=True)
         ]
         yield _lines(rows, output_format, delimiter)
@@ -127,10 +121,13 @@ def _lines(rows: Sequence[Sequence[str]], output_format: str, delimiter: str) ->
     return "".join(delimiter.join(map(tsv_field, row)) + "\n" for row in rows)
 
 
-def fitted(record: Sequence[str], width: int) -> list[str]:
-    """Make a faulty record as wide as the others, so that the predictions stand in their columns."""
+def fitted(record: Sequence[str], width: int, *, reader: Reader) -> list[str]:
+    """Make a faulty record as wide as the others, so that the predictions stand in their columns.
+
+    Fields too many stand in the last column, with the reader's delimiter between them.
+    """
     if len(record) > width:
-        return [*record[: width - 1], " ".join(record[width - 1 :])]
+        return [*record[: width - 1], getattr(reader, "delimiter", " ").join(record[width - 1 :])]
     return [*record, *[""] * (width - len(record))]
 
 
@@ -140,7 +137,8 @@ def _jsonl_from_fields(chunks: Iterable[JoinedChunk]) -> Iterator[str]:
         names = names or distinct(table_names(chunk, None))
         lines = []
         for record, prediction in zip(as_values(chunk), predictions(chunk), strict=True):
-            value = dict(zip(names, record if len(record) == len(names) else fitted(record, len(names)), strict=True))
+            fields = record if len(record) == len(names) else fitted(record, len(names), reader=chunk.reader)
+            value = dict(zip(names, fields, strict=True))
             lines.append(json_line(value)[:-1] + ", " + _members(prediction) + "}\n")
         yield "".join(lines)
 
@@ -160,9 +158,7 @@ def _jsonl_from_jsonl(chunks: Iterable[JoinedChunk]) -> Iterator[str]:
 def _rewritten(reader: Reader, line: str, value: dict[str, Any] | None, prediction: Prediction) -> str:
     """Return the joined line of an object that has to be looked at, or of a line that is none."""
     value = {NO_OBJECT: line} if value is None else value
-    for name in PRED_COLUMNS:
-        if name in value:
-            raise taken(reader.where, f"field {name}")
+    check_names(value, where=reader.where, what="field")
     body = json_line(value)[1:-1]
     return "{" + body + (", " if body else "") + _members(prediction) + "}\n"
 

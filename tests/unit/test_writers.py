@@ -152,6 +152,23 @@ def test_a_faulty_csv_record_leaves_the_predictions_in_their_columns(tmp_path):
     assert records[2][-1] == "empty_text"
 
 
+@pytest.mark.parametrize(
+    ("line", "id_", "text"),
+    [("7,too,many,fields", "7", "too,many,fields"), ('"a"b,c,d', "", '"a"b,c,d'), ("7", "7", "")],
+    ids=["too-many", "unreadable", "too-few"],
+)
+@pytest.mark.parametrize("output_format", ["csv", "jsonl"])
+def test_a_faulty_csv_record_keeps_what_it_says(tmp_path, output_format, line, id_, text):
+    """Who mends the rows that failed needs them as they were, and ids in the ids' column only."""
+    rendered = "".join(render_joined(output_format, joined(tmp_path, "in.csv", f"id,text\n1,Good.\n{line}\n3,Bad.\n")))
+
+    if output_format == "csv":
+        found = list(csv.DictReader(io.StringIO(rendered, newline="")))[1]
+    else:
+        found = json.loads(rendered.splitlines()[1])
+    assert (found["id"], found["text"]) == (id_, text)
+
+
 def test_tsv_gets_its_columns_appended(tmp_path):
     chunks = joined(tmp_path, "in.tsv", 'id\ttext\n1\t"Good\n2\t\n3\tBad.\n')
 
