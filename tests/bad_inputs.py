@@ -112,7 +112,7 @@ BAD: tuple[Bad, ...] = (
     refused("blank-lines-only.txt", b"\n  \n\t\n\r\n", "no rows"),
     refused("header-only.csv", b"id,text\n", "no rows"),
     refused("header-only.tsv", b"id\ttext\n\n\n", "no rows"),
-    refused("no-rows.parquet", lambda: _parquet(text=[""][:0]), "no rows"),
+    refused("no-rows.parquet", lambda: _parquet(text=[""][:0]), "no rows; expected at least one row in the file"),
     # --- not there ---
     refused("missing.csv", None, "no such file"),
     refused("directory.csv", None, "expected a file, got a directory"),
@@ -132,11 +132,11 @@ BAD: tuple[Bad, ...] = (
     refused("no-gzip.csv.gz", b"text\nA sentence that is not gzipped.\n", "expected gzip, as its suffix says"),
     refused("cut-off.parquet", lambda: _good_parquet()[:-20], "the parquet data is damaged"),
     refused("flipped.parquet", lambda: _flipped(_good_parquet(), 700), "the parquet data is damaged"),
-    refused("no-parquet.parquet", b"text\nOne.\n", "expected PAR1 at the start"),
+    refused("no-parquet.parquet", b"a b\nOne.\n", "expected PAR1 at the start, got 'a b'; check --input-format"),
     # --- columns ---
     refused("other-columns.csv", b"a,b\n1,2\n", "found 2 columns: 'a', 'b'"),
-    refused("other-columns.parquet", lambda: _parquet(a=["x"], b=["y"]), "found 2 columns: 'a', 'b'"),
-    refused("other-fields.jsonl", _lines({"a": 1, "b": 2}), "found 2 columns: 'a', 'b'"),
+    refused("other-columns.parquet", lambda: _parquet(a=["x"], b=["y"]), "'a', 'b'; say --text-field NAME or NUMBER"),
+    refused("other-fields.jsonl", _lines({"a": 1, "b": 2}), "found 2 columns: 'a', 'b'; say --text-field NAME"),
     refused("two-texts.csv", b"text,text\na,b\n", "expected one column 'text', found 2; say --text-field NUMBER"),
     refused("semicolons.csv", b"id;text\n1;One.\n", "got a header with ';' in it"),
     refused("semicolons-without-header.csv", b"1;One.\n2;Two.\n", "got a first line with ';' in it", "--no-header"),

@@ -48,6 +48,7 @@ class Reader(ABC):
     """
 
     input_format: ClassVar[str]
+    row_kind: ClassVar[str] = "line that is not blank"
 
     text_field: str | None = None
     id_field: str | None = None
@@ -101,7 +102,7 @@ class Reader(ABC):
         records = self._records()
         first = next(records, None)
         if first is None:
-            raise InputError(f"{self.where}: no rows; expected at least one line beside the header and blank lines")
+            raise InputError(f"{self.where}: no rows; expected at least one {self.row_kind}")
         return chain([first], records)
 
     def close(self) -> None:
@@ -174,7 +175,13 @@ class _Blanks:
 
 
 def pick_field(
-    columns: Sequence[str], *, wanted: str | None, usual: Sequence[str], what: str, where: str
+    columns: Sequence[str],
+    *,
+    wanted: str | None,
+    usual: Sequence[str],
+    what: str,
+    where: str,
+    advice: str = "NAME or NUMBER",
 ) -> int | None:
     """Choose a field among the columns.
 
@@ -184,6 +191,7 @@ def pick_field(
         usual: Names that are taken without being asked for, best first.
         what: ``text`` or ``id``, for the message.
         where: The input, for the message.
+        advice: What to say the field by, for the message.
 
     Returns:
         Index of the column; None when none was wanted and no usual one is there.
@@ -200,15 +208,16 @@ def pick_field(
         return None if name is None else columns.index(name)
     if wanted.isdecimal() and 1 <= int(wanted) <= len(columns):
         return int(wanted) - 1
-    raise missing_field(columns, expected=f"a {what} field {wanted!r}", what=what, where=where)
+    raise missing_field(columns, expected=f"a {what} field {wanted!r}", what=what, where=where, advice=advice)
 
 
-def missing_field(columns: Sequence[str], *, expected: str, what: str, where: str) -> MissingFieldError:
+def missing_field(
+    columns: Sequence[str], *, expected: str, what: str, where: str, advice: str = "NAME or NUMBER"
+) -> MissingFieldError:
     """Return the error for a field that is not among the columns."""
     found = listed(columns)
     return MissingFieldError(
-        f"{where}: expected {expected}, found {len(columns)} columns: {found}; say --{what}-field NAME or NUMBER"
-        " (and --no-header if the first line is no header)"
+        f"{where}: expected {expected}, found {len(columns)} columns: {found}; say --{what}-field {advice}"
     )
 
 

@@ -27,6 +27,7 @@ least search, so that a file of broken quotes takes time in proportion to its si
 class DelimitedReader(Reader):
     """The first record names the columns unless ``has_header`` is off; every other one is a row of as many fields."""
 
+    row_kind = "line beside the header and blank lines"
     delimiter: str
 
     def __init__(self, source: ByteSource, options: ReaderOptions, *, name: str | None = None) -> None:
@@ -50,10 +51,15 @@ class DelimitedReader(Reader):
     def _learn_columns(self, fields: list[str]) -> bool:
         """Find the columns in the first record; say whether it was a header."""
         options = self.options
+        advice = "NAME or NUMBER (and --no-header if the first line is no header)" if options.has_header else "NUMBER"
         names = [field.strip() for field in fields] if options.has_header else [str(n + 1) for n in range(len(fields))]
         if not options.has_header and options.text_field is None and len(fields) > 1:
-            raise missing_field(names, expected="--text-field NUMBER with --no-header", what="text", where=self.where)
-        text = pick_field(names, wanted=options.text_field, usual=TEXT_NAMES, what="text", where=self.where)
+            raise missing_field(
+                names, expected="--text-field NUMBER with --no-header", what="text", where=self.where, advice=advice
+            )
+        text = pick_field(
+            names, wanted=options.text_field, usual=TEXT_NAMES, what="text", where=self.where, advice=advice
+        )
         if text is None and len(names) == 1:
             other = next(
                 (mark for mark in ";\t|," if mark != self.delimiter and self._may_divide(mark, fields[0])), None
@@ -68,9 +74,11 @@ class DelimitedReader(Reader):
             text = 0
         if text is None:
             expected = "a column text or sentence, or one column"
-            raise missing_field(names, expected=expected, what="text", where=self.where)
+            raise missing_field(names, expected=expected, what="text", where=self.where, advice=advice)
         usual_ids = ID_NAMES if options.has_header else ()
-        self._id_index = pick_field(names, wanted=options.id_field, usual=usual_ids, what="id", where=self.where)
+        self._id_index = pick_field(
+            names, wanted=options.id_field, usual=usual_ids, what="id", where=self.where, advice=advice
+        )
         self._text_index = text
         self.text_field = names[text]
         self.id_field = None if self._id_index is None else names[self._id_index]

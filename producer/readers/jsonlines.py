@@ -74,10 +74,14 @@ class JsonLinesReader(Reader):
         if self._text_name is None and len(names) == 1:
             self._text_name = names[0]
         if self._text_name is None:
-            raise missing_field(names, expected="a field text or sentence, or one field", what="text", where=self.where)
+            raise missing_field(
+                names, expected="a field text or sentence, or one field", what="text", where=self.where, advice="NAME"
+            )
         for wanted, what in ((self.options.text_field, "text"), (self.options.id_field, "id")):
             if wanted is not None and wanted not in value:
-                raise missing_field(names, expected=f"a {what} field {wanted!r}", what=what, where=self.where)
+                raise missing_field(
+                    names, expected=f"a {what} field {wanted!r}", what=what, where=self.where, advice="NAME"
+                )
         self.text_field = self._text_name
 
     def _id(self, value: dict[str, Any]) -> Any:

@@ -52,6 +52,7 @@ class ParquetReader(Reader):
     """
 
     input_format = "parquet"
+    row_kind = "row in the file"
 
     def __init__(self, path: str, options: ReaderOptions, *, name: str, where: str, only_rows: bool = False) -> None:
         self.name = name

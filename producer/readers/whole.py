@@ -39,13 +39,21 @@ def open_whole(path: str, *, name: str, magic: bytes) -> BinaryIO:
             head = _read(unzipped, len(magic), name)
             stream = JoinedStream(head, unzipped)
         if head != magic:
-            raise InputError(f"{name}: expected {magic.decode()} at the start, got {head!r}; check --input-format")
+            raise InputError(
+                f"{name}: expected {magic.decode()} at the start, got {_shown(head)}; check --input-format"
+            )
         copy = _copied(stream, name)
     except BaseException:
         _close(raw, path)
         raise
     _close(raw, path)
     return copy
+
+
+def _shown(head: bytes) -> str:
+    """Return bytes for a message: as text if they are some."""
+    text = head.decode("ascii", "replace").strip()
+    return repr(text) if text.isascii() and text.isprintable() else "something else"
 
 
 def _copied(stream: Readable, name: str) -> BinaryIO:

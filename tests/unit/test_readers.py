@@ -325,6 +325,22 @@ def test_a_text_column_that_is_there_twice_has_to_be_numbered(read, options):
     assert texts(read("text,text\na,b\n", "in.csv", text_field="2")) == ["b"]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "options", "advice"),
+    [
+        ("in.csv", "a,b\n1,2\n", {}, "NAME or NUMBER (and --no-header if the first line is no header)"),
+        ("in.csv", "a,b\n1,2\n", {"has_header": False, "text_field": "3"}, "NUMBER"),
+        ("in.jsonl", '{"a": 1, "b": 2}\n', {}, "NAME"),
+    ],
+)
+def test_a_missing_column_is_answered_with_what_the_format_has(read, name, content, options, advice):
+    """jsonl has no header and no numbers; advice that does nothing costs a try."""
+    with pytest.raises(MissingFieldError) as caught:
+        read(content, name, **options)
+
+    assert str(caught.value).endswith(f"; say --text-field {advice}")
+
+
 # --- jsonl ---
 
 
