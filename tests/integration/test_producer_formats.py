@@ -293,7 +293,7 @@ def test_what_was_chosen_is_said_for_each_kind_of_input_unless_quiet(sh):
     assert notes[:3] == [
         "a.csv and 2 more inputs: csv, text column 'text', id column 'id'",
         "d.tsv: tsv, text column 'q'",
-        "e.json: jsonl, text field 'text'",
+        "e.json: jsonl, text field 'text', id field 'id' or 'custom_id' where an object has one",
     ]
     assert sh("submit", "--quiet", "a.csv").stderr == ""
     assert "text" not in sh("submit", "--text", "One.").stderr.splitlines()[0]
