@@ -237,7 +237,7 @@ def _feed(lines: Iterator[str], again: deque[str], taken: list[str], room: int) 
     Raises:
         _TooFarError: A record of several lines takes more than ``room``, or a line was cut because it is too long.
     """
-    size = 0
+    size, most = 0, MAX_LINE_CHARACTERS
     while True:
         if again:
             line = again.popleft()
@@ -245,8 +245,14 @@ def _feed(lines: Iterator[str], again: deque[str], taken: list[str], room: int) 
             line = next(lines, None)  # type: ignore[assignment]
             if line is None:
                 return
-        size = size + len(line) + _LINE_COST if taken else len(line)
-        taken.append(line)
-        if (size > room and len(taken) > 1) or size >= MAX_LINE_CHARACTERS:
-            raise _TooFarError
+        if taken:
+            size += len(line) + _LINE_COST
+            taken.append(line)
+            if size > room:
+                raise _TooFarError
+        else:
+            size = len(line)
+            taken.append(line)
+            if size >= most:
+                raise _TooFarError
         yield line + "\n"
