@@ -58,6 +58,10 @@ class ResultReader:
                 yield record, result
         self._check_rows(rows)
 
+    def is_outdated(self) -> bool:
+        """Whether what was read may have been replaced since, which ``status`` does not tell."""
+        return False
+
     def reader_options(self) -> dict[str, str]:
         """Return how the job's input was read."""
         return self._ledger.reader_options(self.status.id)

@@ -33,6 +33,7 @@ class Follower(ResultReader):
         page_rows: Rows that are read in one round trip, at least a chunk.
         look: Asks for the status anew; raises what ends the following.
         pause: Returns when the job may have ended, or a while has passed.
+        retry_token: What the ledger said of the job's retries before ``status`` was asked for.
     """
 
     def __init__(
@@ -43,10 +44,16 @@ class Follower(ResultReader):
         page_rows: int,
         look: Callable[[], JobStatus],
         pause: Callable[[], None],
+        retry_token: str,
     ) -> None:
         super().__init__(ledger, status, page_rows=page_rows)
         self._look = look
         self._pause = pause
+        self._retry_token = retry_token
+
+    def is_outdated(self) -> bool:
+        """Whether the job was tried again since it is followed: what was read before may no longer be what is there."""
+        return self._ledger.retry_token(self.status.id) != self._retry_token
 
     def chunks(self) -> Iterator[ChunkResult]:
         """Yield the results of the chunks that are committed until the job has ended, in input order.

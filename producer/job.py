@@ -20,6 +20,7 @@ from scorequeue.errors import (
     ProtocolTooNewError,
     RedisRefusedError,
     RedisUnavailableError,
+    ResultsChangedError,
     UploadLostError,
 )
 from scorequeue.jobs import JobState, JobStatus, RowResult
@@ -71,7 +72,7 @@ class Job:
         self._upload = upload
         self._is_sent = is_sent or upload is not None
         self._ended: JobStatus | None = None
-        self._read: JobStatus | None = None  # what the last reader of results was given
+        self._read: ResultReader | None = None  # the last reader of results
 
     def __repr__(self) -> str:
         return f"Job({self.id!r})"
@@ -149,13 +150,17 @@ class Job:
             on_status: Told the status a few times a second.
         """
         watch = _Watch(timeout_s, on_status)
-        return Follower(
+        retry_token = self._ledger.until(watch.give_up_at).retry_token(self.id)
+        follower = Follower(
             self._ledger,
             self._look(watch),
             page_rows=self._page_rows,
             look=lambda: self._look(watch),
             pause=lambda: self._pause(watch, _WATCH_EVERY_S),
+            retry_token=retry_token,
         )
+        self._read = follower
+        return follower
 
     def reader(self, *, partial: bool = False) -> ResultReader:
         """Return what reads this job's chunks and their results. Raises what ``results`` raises."""
@@ -167,8 +172,8 @@ class Job:
             )
         if status.state.is_final:
             refuse_discarded(self._ledger, self.id)
-        self._read = status
-        return ResultReader(self._ledger, status, page_rows=self._page_rows)
+        self._read = ResultReader(self._ledger, status, page_rows=self._page_rows)
+        return self._read
 
     def cancel(self) -> JobStatus:
         """End the job early: what is done stays, the rest counts as cancelled. One that has ended stays as it is.
@@ -201,11 +206,17 @@ class Job:
 
         Raises:
             NotFinishedError: The job has not ended.
-            ResultsChangedError: It went on after they were read, and has ended since; nothing was discarded.
+            ResultsChangedError: It went on after they were read, or while they were followed, and has ended since;
+                nothing was discarded.
             JobNotFoundError: No such job.
         """
-        seen = self._read or self._ended or self.status()
+        seen = self._read.status if self._read is not None else self._ended or self.status()
         self._ended = None  # whoever reads again after a refusal must see how it stands then
+        if self._read is not None and self._read.is_outdated():
+            raise ResultsChangedError(
+                f"job {self.id} was tried again while its results were followed: what was read may be outdated;"
+                " nothing was discarded, read them again"
+            )
         return self._ledger.discard(self.id, finished_ms=seen.finished_ms)
 
     def delete(self) -> bool:

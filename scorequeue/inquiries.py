@@ -120,6 +120,11 @@ class Inquiries:
         (chunks,) = self._scripts.repeat(lambda: self._hmget(self.keys.job(job_id), ["discarded"]))
         return chunks is not None
 
+    def retry_token(self, job_id: str) -> str:
+        """Return what tells a job's retries apart: another token after each; empty before the first."""
+        (token,) = self._scripts.repeat(lambda: self._hmget(self.keys.job(job_id), ["retry_token"]))
+        return token.decode() if token is not None else ""
+
     def has_work(self, version: str) -> bool:
         """Say whether chunks wait of jobs that are pinned to a version; those that are leased do not."""
         keys = self.keys.work(group_of(version))

@@ -285,6 +285,46 @@ def test_discard_knows_what_was_read_from_what_was_asked_later(client: Client, l
         job.discard()
 
 
+def test_discard_spares_what_a_retry_replaced_while_it_was_followed(client: Client, ledger: Ledger) -> None:
+    """The first end of the job may pass while its follower is busy: the second is not that of what was read."""
+    job = client.submit([f"{FAILS}, once", "a good one"], chunk_rows=1)
+    score_waiting(ledger, most_chunks=1)
+    rows = job.follow(timeout_s=30)
+    read = [next(rows)]
+    score_waiting(ledger)
+    try_again(client, ledger, job.id)
+    read += rows
+
+    with pytest.raises(ResultsChangedError, match="read them again"):
+        job.discard()
+
+    assert [row.error is None for row in read] == [False, True]
+    assert [row.error is None for row in job.results()] == [True, True]
+    assert job.discard() == 2
+
+
+def test_discard_takes_what_was_followed_to_the_end(client: Client, ledger: Ledger) -> None:
+    """A retry before the following began is no reason to refuse."""
+    job = client.submit([f"{FAILS}, once", "a good one"], chunk_rows=1)
+    score_waiting(ledger)
+    job.retry()
+    rows = job.follow(timeout_s=30)
+    score_waiting(ledger, heal=True)
+    assert [row.error for row in rows] == [None, None]
+
+    assert job.discard() == 2
+
+
+def test_discard_does_not_take_what_was_not_followed_to_the_end(client: Client, ledger: Ledger) -> None:
+    job = client.submit(["one", "two"], chunk_rows=1)
+    score_waiting(ledger, most_chunks=1)
+    next(job.follow(timeout_s=30))
+    score_waiting(ledger)
+
+    with pytest.raises(ResultsChangedError):
+        job.discard()
+
+
 @pytest.mark.parametrize(
     "args", [[], ["--output", "-"], ["--output", "o.csv", "--errors"], ["--output", "o.csv", "--partial"]]
 )
