@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
-from scorequeue.errors import InputError
+from scorequeue.errors import InputError, OutputError
 from scorequeue.folders import sync_folder
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -29,7 +29,7 @@ def write_output(pieces: Iterable[str] | Iterable[bytes], output: str | None, *,
         is_live: Whether each piece goes to its reader at once.
 
     Raises:
-        InputError: The file cannot be written.
+        OutputError: The file cannot be written.
     """
     if output is None or output == "-":
         try:
@@ -38,7 +38,7 @@ def write_output(pieces: Iterable[str] | Iterable[bytes], output: str | None, *,
         except BrokenPipeError:
             raise
         except OSError as exc:
-            raise InputError(f"standard output cannot be written: {exc.strerror or exc}") from exc
+            raise OutputError(f"standard output cannot be written: {exc.strerror or exc}") from exc
         return
     path = Path(os.path.realpath(output))  # a link stays one: what it leads to is replaced
     if _is_stdout(path):
@@ -52,7 +52,7 @@ def write_output(pieces: Iterable[str] | Iterable[bytes], output: str | None, *,
         except BrokenPipeError:
             raise
         except OSError as exc:
-            raise InputError(f"{output}: cannot be written: {exc.strerror or exc}") from exc
+            raise OutputError(f"{output}: cannot be written: {exc.strerror or exc}") from exc
         return
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -65,7 +65,7 @@ def write_output(pieces: Iterable[str] | Iterable[bytes], output: str | None, *,
         aside.replace(path)
         sync_folder(path.parent)  # what is let go of elsewhere must be found here after a power cut
     except OSError as exc:
-        raise InputError(f"{output}: cannot be written: {exc.strerror or exc}") from exc
+        raise OutputError(f"{output}: cannot be written: {exc.strerror or exc}") from exc
     finally:
         aside.unlink(missing_ok=True)
 
@@ -102,7 +102,7 @@ def check_output(output: str | None, *, inputs: Iterable[str] = ()) -> None:
         raise InputError(f"{output}: expected a file to write to, got a directory")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         reason = "no permission to write there" if path.parent.is_dir() else "there is no such folder"
-        raise InputError(f"{output}: cannot be written: {reason}")
+        raise OutputError(f"{output}: cannot be written: {reason}")
 
 
 def _is_stdout(path: Path) -> bool:

@@ -39,7 +39,12 @@ class Narrator:
     def note(self, line: str) -> None:
         """Say a line."""
         if not self.is_quiet:
-            print(line, file=sys.stderr, flush=True)
+            try:
+                print(line, file=sys.stderr, flush=True)
+            except BrokenPipeError:
+                raise
+            except OSError:  # stderr is a full disk: what was asked for is done all the same
+                self.is_quiet = True
 
     @contextmanager
     def upload(self, inputs: Inputs) -> Iterator[OnUpload]:

@@ -3,6 +3,7 @@
 ScorequeueError
 ├── UsageError                  2  wrong usage, or input that cannot be read at all
 │   ├── InputError              2  a file is missing, is a directory, is not what its format says
+│   │   └── OutputError         2  a file or standard output cannot be written
 │   ├── MissingFieldError       2  the text field is not among the columns
 │   ├── ContentConflictError    2  other content was sent under the same idempotency key
 │   ├── LimitError              2  something is larger than the limit that it names
@@ -68,6 +69,10 @@ class UsageError(ScorequeueError):
 
 class InputError(UsageError):
     """An input cannot be read as a whole (one bad row is a failed row, not this)."""
+
+
+class OutputError(InputError):
+    """A file, or standard output, cannot be written; what was to be written there is still to be had."""
 
 
 class MissingFieldError(UsageError):

@@ -14,7 +14,15 @@ from typing import Any, NoReturn
 import click
 
 from producer.cli.options import come_back_hint, context_options
-from scorequeue.errors import ExitCode, InternalError, NotFinishedError, RedisUnavailableError, ScorequeueError
+from producer.cli.standard import prepare, silence
+from scorequeue.errors import (
+    ExitCode,
+    InternalError,
+    NotFinishedError,
+    OutputError,
+    RedisUnavailableError,
+    ScorequeueError,
+)
 
 _COMMANDS = {
     "submit": "submit",
@@ -62,8 +70,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            # What is still in the buffer has no reader; without this the interpreter would complain at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            silence(sys.stdout)
             raise click.exceptions.Exit(_BROKEN_PIPE) from None
 
     def main(
@@ -79,6 +86,7 @@ class LazyGroup(click.Group):
         names = {"prog_name": prog_name or "producer", "complete_var": complete_var}
         if not standalone_mode:
             return super().main(args, standalone_mode=False, **names, **extra)
+        prepare()
         # Told to end, it takes back what it began: temporary files, an upload that nobody could go on with.
         signal.signal(signal.SIGTERM, _terminate)
         try:
@@ -112,10 +120,8 @@ def _report(exc: Exception) -> int:
     if isinstance(exc, ScorequeueError):
         if isinstance(exc, InternalError):
             log.debug("internal error", exc_info=exc)
-        hint = come_back_hint() if isinstance(exc, RedisUnavailableError | NotFinishedError) else ""
-        # Who reads the line in a mail of cron needs the job's id, which went to stdout, or nowhere with --quiet.
-        is_said = any(word in str(exc) for word in _JOB_ID.findall(hint))
-        _say(f"Error: {exc}" if is_said or not hint else f"Error: {exc}. {hint}")
+        hint = come_back_hint() if isinstance(exc, RedisUnavailableError | NotFinishedError | OutputError) else ""
+        _say(f"Error: {_with_hint(str(exc), hint)}")
         return exc.exit_code
     log.debug("unexpected error", exc_info=exc)
     hint = "" if log.isEnabledFor(logging.DEBUG) else "; run it again with --log-level debug to see where"
@@ -123,8 +129,19 @@ def _report(exc: Exception) -> int:
     return ExitCode.UNEXPECTED
 
 
+def _with_hint(text: str, hint: str) -> str:
+    """Add the next step. Who reads the line in a mail of cron needs the job's id too, but once."""
+    if any(job_id in text for job_id in _JOB_ID.findall(hint)):
+        _, see, step = hint.partition("; see: ")
+        return text + see + step
+    return f"{text.removesuffix('.')}. {hint}" if hint else text
+
+
 def _say(line: str) -> None:
-    click.echo(" ".join(line.splitlines()), err=True)
+    try:
+        click.echo(" ".join(line.splitlines()), err=True)
+    except OSError:  # a full disk, or nobody reads it: the exit code says it still
+        silence(sys.stderr)
 
 
 @click.group(

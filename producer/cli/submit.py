@@ -215,6 +215,7 @@ def _wait(started: Start, job: Job, source: _Source, options: dict[str, Any], *,
     started.narrator.note(f"job {job.id}")
     with started.narrator.scoring() as on_status:
         status = job.wait(timeout_s, on_status=on_status)
+    come_back_later(f"Job {job.id} is {status.state}; see: producer results {job.id}")
     inputs = source.again(job.reader().reader_options(), status) if source.is_joined else None
     is_to_file = options["output"] not in (None, "-")
     if is_to_file or not options["as_json"]:

@@ -103,7 +103,17 @@ def test_a_timeout_names_the_job_with_quiet_too(sh, ledger):
     said = sh.error("submit", "--text", "One.", "--wait", "--timeout", "0.3s", "--quiet", code=4)
 
     (job,) = ledger.jobs(limit=10)
-    assert job.id in said
+    assert said.count(job.id) == 3
+    assert f"it goes on; see: producer status {job.id}, producer results {job.id}" in said
+
+
+def test_a_watch_that_times_out_says_how_to_come_back(sh):
+    """The line names the job anyway; what it is good for must not go with the second mention."""
+    job_id = sh("submit", "--text", "One.", "--quiet").stdout.strip()
+
+    said = sh.error("watch", job_id, "--timeout", "0.3s", "--quiet", code=4)
+
+    assert f"it goes on; see: producer watch {job_id}" in said
 
 
 def test_an_upload_that_gives_up_names_the_job_and_how_to_go_on(sh, ledger):
@@ -134,6 +144,63 @@ def test_a_lost_redis_names_the_job_with_quiet_too(tmp_path):
     assert told == b""
     assert f"Job {job.id} goes on; see: producer status {job.id}" in said.decode()
     assert len(said.decode().splitlines()) == 1
+
+
+# --- outputs that cannot be written ---
+
+
+def redirected(sh: Shell, redirection: str, *args: str) -> subprocess.CompletedProcess[str]:
+    line = f'exec "$@" {redirection}'
+    return subprocess.run(
+        ["sh", "-c", line, "sh", *sh.command(*args)],
+        cwd=sh.folder,
+        env=sh.env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["--help"], ["list"], ["list", "--json"], ["submit", "--text", "One.", "--dry-run"], ["completion", "bash"]],
+    ids=" ".join,
+)
+def test_a_full_disk_below_stdout_is_one_line_and_exit_2(sh, args):
+    """It is no bug of ours, and nobody should look for a trace."""
+    sh("submit", "--text", "One.")
+
+    done = redirected(sh, "> /dev/full", *args)
+
+    assert (done.returncode, done.stderr) == (
+        2,
+        "Error: standard output cannot be written: No space left on device\n",
+    )
+
+
+@pytest.mark.parametrize("wait", [[], ["--wait", "--format", "jsonl"]], ids=["id", "results"])
+def test_a_job_whose_id_could_not_be_printed_is_named_by_the_error(sh, ledger, settings, wait):
+    """The job is there, and may be of ten million rows."""
+    with scoring(settings):
+        done = redirected(sh, "> /dev/full", "submit", "--text", "One.", "--quiet", *wait)
+
+    (job,) = ledger.jobs(limit=10)
+    assert done.returncode == 2
+    assert f"standard output cannot be written: No space left on device. Job {job.id}" in done.stderr
+    assert f"producer results {job.id}" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", "<&-", ">&- 2>&-", "2> /dev/full"])
+def test_closed_streams_do_not_end_a_submit(sh, ledger, redirection):
+    """A daemon starts programs so."""
+    sh.write("in.txt", "One.\n")
+
+    done = redirected(sh, redirection, "submit", "in.txt")
+
+    assert done.returncode == 0, done.stderr
+    assert len(ledger.jobs(limit=10)) == 1
 
 
 # --- told to end ---
