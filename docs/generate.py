@@ -104,7 +104,8 @@ def _exit_codes() -> str:
     rows = "".join(f"| {code.value} | {EXIT_CODES[code]} |\n" for code in ExitCode)
     return (
         f"## Exit codes\n\n| code | meaning |\n|---|---|\n{rows}\n"
-        "Also: 141 is a command whose reader went away (`| head`), and 143 one that was told to end (SIGTERM).\n"
+        "Also: 141 is a command whose reader went away (`| head`), 143 one that was told to end (SIGTERM),"
+        " and 129 one whose terminal went away (SIGHUP).\n"
         "`worker start` and `producer exporter` end with 0 then.\n"
     )
 

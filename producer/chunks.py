@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
-from tempfile import SpooledTemporaryFile
+from typing import IO
 
+from producer.spool import memory_spool, spooling
 from scorequeue import codec
 from scorequeue.columns import chunk_from_rows
 from scorequeue.errors import LimitError
@@ -22,6 +24,8 @@ CALL_ROWS = 8192
 
 CALL_BYTES = 2 * 1024 * 1024
 """Bytes after which a call is sent though it has fewer rows: long texts must not block Redis."""
+
+_UNREPEATABLE = "rows that can be read only once"
 
 _RECORD = struct.Struct("<II")
 
@@ -52,7 +56,7 @@ class ChunkSource:
         self._again = again
         self._is_first = True
         self._unread = self._cut(rows)
-        self._spool = SpooledTemporaryFile(max_size=CALL_BYTES) if again is None else None  # noqa: SIM115
+        self._spool = memory_spool(_UNREPEATABLE, most_bytes=CALL_BYTES) if again is None else None
         self._spooled = 0
 
     def __iter__(self) -> Iterator[ChunkUpload]:
@@ -71,13 +75,15 @@ class ChunkSource:
     def close(self) -> None:
         """Let go of the copy of what can be read only once."""
         if self._spool is not None:
-            self._spool.close()
+            with suppress(OSError):  # what was not written yet is not needed any more
+                self._spool.close()
 
-    def _spooled_chunks(self, spool: SpooledTemporaryFile[bytes]) -> Iterator[ChunkUpload]:
+    def _spooled_chunks(self, spool: IO[bytes]) -> Iterator[ChunkUpload]:
         at = 0
         while True:
             if at < self._spooled:
-                spool.seek(at)
+                with spooling(_UNREPEATABLE):
+                    spool.seek(at)  # and what was not written yet is
                 rows, size = _RECORD.unpack(spool.read(_RECORD.size))
                 payload = spool.read(size)
                 yield ChunkUpload(payload, rows, codec.digest(payload))
@@ -85,9 +91,10 @@ class ChunkSource:
                 chunk = next(self._unread, None)
                 if chunk is None:
                     return
-                spool.seek(self._spooled)
-                spool.write(_RECORD.pack(chunk.rows, len(chunk.payload)) + chunk.payload)
-                self._spooled = spool.tell()
+                with spooling(_UNREPEATABLE):
+                    spool.seek(self._spooled)
+                    spool.write(_RECORD.pack(chunk.rows, len(chunk.payload)) + chunk.payload)
+                    self._spooled = spool.tell()
                 yield chunk
                 rows, payload = chunk.rows, chunk.payload
             at += _RECORD.size + len(payload)

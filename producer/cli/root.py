@@ -46,6 +46,9 @@ _BROKEN_PIPE = 141
 _TERMINATED = 143
 """What a shell reports of a program that was told to end: 128 + SIGTERM."""
 
+_HUNG_UP = 129
+"""What a shell reports of a program whose terminal went away: 128 + SIGHUP."""
+
 _JOB_ID = re.compile(r"\b[0-9a-f]{32}\b")
 
 log = logging.getLogger(__name__)
@@ -89,20 +92,24 @@ class LazyGroup(click.Group):
         prepare()
         # Told to end, it takes back what it began: temporary files, an upload that nobody could go on with.
         signal.signal(signal.SIGTERM, _terminate)
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup ignores it
+            signal.signal(signal.SIGHUP, _terminate)
         try:
             code = super().main(args, standalone_mode=False, **names, **extra)
         except SystemExit as exc:
-            if exc.code == _TERMINATED:
-                _say(f"Told to end (SIGTERM). {come_back_hint()}".rstrip())
+            if exc.code in (_TERMINATED, _HUNG_UP):
+                name = "SIGTERM" if exc.code == _TERMINATED else "SIGHUP"
+                _say(f"Told to end ({name}). {come_back_hint()}".rstrip())
             raise
         except Exception as exc:
             code = _report(exc)
         sys.exit(code if isinstance(code, int) else ExitCode.DONE)
 
 
-def _terminate(*_: object) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not break off the tidying up
-    sys.exit(_TERMINATED)
+def _terminate(signum: int, _: object) -> NoReturn:
+    for again in (signal.SIGTERM, signal.SIGHUP):  # a second one must not break off the tidying up
+        signal.signal(again, signal.SIG_IGN)
+    sys.exit(_TERMINATED if signum == signal.SIGTERM else _HUNG_UP)
 
 
 def _report(exc: Exception) -> int:

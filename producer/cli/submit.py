@@ -305,12 +305,14 @@ def _is_read_once(path: str) -> bool:
 
 def _spooled(path: str, stack: ExitStack) -> str:
     """Copy what can be read only once to a file that lives as long as the stack."""
-    import shutil
-    import tempfile
-    from pathlib import Path, PurePath
+    from pathlib import PurePath
 
-    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="scorequeue-"))
-    spool = Path(folder) / "".join(["spool", *PurePath(path).suffixes])  # the suffix says the format
-    with spool.open("wb") as file, open(0 if path == "-" else path, "rb", closefd=path != "-") as source:
-        shutil.copyfileobj(source, file)
-    return str(spool)
+    from producer.patterns import shown
+    from producer.readers.streams import open_bytes
+    from producer.spool import named_copy
+
+    (name,) = ("stdin",) if path == "-" else shown([path])
+    source = open_bytes(path, name)
+    if path != "-":
+        stack.callback(source.close)
+    return stack.enter_context(named_copy(source, name=name, suffix="".join(PurePath(path).suffixes)))

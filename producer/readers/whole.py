@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from gzip import GzipFile
-from tempfile import TemporaryFile
 from typing import BinaryIO
 
 from producer.readers.streams import BLOCK_BYTES, GZIP_MAGIC, STDIN, UNREADABLE_GZIP, JoinedStream, Readable, open_bytes
+from producer.spool import spooling, unnamed_spool
 from scorequeue.errors import InputError
 
 
@@ -57,11 +57,13 @@ def _shown(head: bytes) -> str:
 
 
 def _copied(stream: Readable, name: str) -> BinaryIO:
-    copy: BinaryIO = TemporaryFile(prefix="scorequeue-")  # noqa: SIM115
+    copy = unnamed_spool(name)
     try:
         while data := _read(stream, BLOCK_BYTES, name):
-            _write(copy, data, name)
-        copy.seek(0)
+            with spooling(name):
+                copy.write(data)
+        with spooling(name):
+            copy.seek(0)
     except BaseException:
         copy.close()
         raise
@@ -84,10 +86,3 @@ def _read(stream: Readable, size: int, name: str) -> bytes:
     except OSError as exc:
         raise InputError(f"{name}: cannot be read: {exc.strerror or exc}") from exc
     return data
-
-
-def _write(copy: BinaryIO, data: bytes, name: str) -> None:
-    try:
-        copy.write(data)
-    except OSError as exc:
-        raise InputError(f"{name}: cannot be copied to a temporary file: {exc.strerror or exc}") from exc

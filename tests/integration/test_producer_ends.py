@@ -206,21 +206,105 @@ def test_closed_streams_do_not_end_a_submit(sh, ledger, redirection):
 # --- told to end ---
 
 
+def wait_for_line(process: subprocess.Popen[bytes], start: bytes) -> None:
+    """Read stderr up to a line that begins so."""
+    assert process.stderr is not None
+    while line := process.stderr.readline():
+        if line.startswith(start):
+            return
+    raise AssertionError(f"stderr ended without {start!r}")
+
+
 def test_sigterm_while_waiting_takes_the_spool_away_and_says_how_to_come_back(sh, ledger):
     sh.write("stdin", "One.\nTwo.\n")
-    line = ["submit", "-", "--wait", "--join", "--quiet"]
+    line = ["submit", "-", "--wait", "--join"]
     with (sh.folder / "stdin").open("rb") as stdin, started(sh, *line, stdin=stdin.fileno()) as process:
-        until(lambda: bool(ledger.jobs(limit=1)), what="a job")
+        wait_for_line(process, b"job ")
         assert any((sh.folder / "tmp").iterdir())
         process.send_signal(signal.SIGTERM)
         told, said = process.communicate(timeout=30)
 
     (job,) = ledger.jobs(limit=10)
     assert process.returncode == 143
-    assert said.decode().startswith(f"Told to end (SIGTERM). Job {job.id} goes on; see: producer status {job.id}")
+    assert (
+        said.decode()
+        .splitlines()[-1]
+        .startswith(f"Told to end (SIGTERM). Job {job.id} goes on; see: producer status {job.id}")
+    )
     assert told == b""
     assert list((sh.folder / "tmp").iterdir()) == []
     assert job.pending == 2
+
+
+def test_a_terminal_that_goes_away_takes_the_spool_with_it(sh):
+    """An ssh session that breaks off must not leave somebody's sentences in /tmp."""
+    sh.write("stdin", "One.\nTwo.\n")
+    line = ["submit", "-", "--wait", "--join"]
+    with (sh.folder / "stdin").open("rb") as stdin, started(sh, *line, stdin=stdin.fileno()) as process:
+        wait_for_line(process, b"job ")
+        process.send_signal(signal.SIGHUP)
+        _, said = process.communicate(timeout=30)
+
+    assert process.returncode == 129
+    assert said.decode().splitlines()[-1].startswith("Told to end (SIGHUP). Job ")
+    assert list((sh.folder / "tmp").iterdir()) == []
+
+
+def test_nohup_is_respected(sh, ledger):
+    line = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *sh.command("submit", "--text", "One.", "--wait", "--quiet")]
+    process = subprocess.Popen(line, env=sh.env, cwd=sh.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    until(lambda: bool(ledger.jobs(limit=1)), what="a job")
+    process.send_signal(signal.SIGHUP)
+    score_waiting(ledger)
+    told, said = process.communicate(timeout=30)
+
+    assert (process.returncode, said) == (0, b"")
+    assert len(told.splitlines()) == 1
+
+
+# --- no room for a copy ---
+
+
+NO_ROOM = "cannot be copied to a temporary file: File too large; make room, or name a folder with room in TMPDIR"
+
+
+@pytest.mark.parametrize(
+    ("args", "name"),
+    [
+        (["submit", "-"], "rows that can be read only once"),
+        (["submit", "-", "--idempotency-key", "k"], "rows that can be read only once"),
+        (["submit", "-", "--wait", "--join"], "stdin"),
+    ],
+    ids=["plain", "key", "join"],
+)
+def test_a_temporary_folder_without_room_is_no_bug(sh, ledger, args, name):
+    """A limit on the size of files stands for a full disk: Python leaves it to the call, as it does ENOSPC."""
+    sh.write("stdin", "A sentence of a few words, one of very many in this file.\n" * 100_000)
+    line = 'ulimit -f 1000; exec "$@"'
+    done = subprocess.run(
+        ["sh", "-c", line, "sh", *sh.command(*args, "--quiet")],
+        cwd=sh.folder,
+        env=sh.env,
+        input=(sh.folder / "stdin").read_bytes(),
+        capture_output=True,
+        timeout=60,
+    )
+
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.decode().splitlines() == [f"Error: {name}: {NO_ROOM}"]
+    assert list((sh.folder / "tmp").iterdir()) == []
+    assert [job.pending > 0 for job in ledger.jobs(limit=10)] == [True] * ("--idempotency-key" in args)
+
+
+def test_no_temporary_folder_at_all_is_said(sh):
+    sh.env["TMPDIR"] = "/nowhere"
+    sh.write("sitecustomize.py", "import tempfile\ntempfile._candidate_tempdir_list = lambda: ['/nowhere']\n")
+    sh.env["PYTHONPATH"] = f"{sh.folder}:{sh.env.get('PYTHONPATH', '')}"
+
+    said = sh.error("submit", "-", "--wait", "--join", "--quiet", code=2, stdin=b"One.\n")
+
+    assert "stdin: cannot be copied to a temporary file: No usable temporary directory found" in said
+    assert "TMPDIR" in said
 
 
 @pytest.mark.parametrize("key", [[], ["--idempotency-key", "k"]])
