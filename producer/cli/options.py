@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
+from producer.cli import interrupts
+
 if TYPE_CHECKING:
     from producer.client import Client
     from producer.progress import Narrator
@@ -93,6 +95,7 @@ def start(ctx: click.Context, **overrides: Any) -> Start:
     quiet = bool(noted.pop("quiet", False))
     settings = Settings.load(**noted, **overrides)
     configure(settings.log_level, settings.log_format, secrets=secrets_of(settings.redis_url))
+    interrupts.hear()
     return Start(settings, Narrator(quiet=quiet))
 
 

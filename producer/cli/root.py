@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import click
 
+from producer.cli import interrupts
 from producer.cli.options import come_back_hint, context_options
 from producer.cli.standard import prepare, silence
 from scorequeue.errors import (
@@ -97,12 +98,18 @@ class LazyGroup(click.Group):
         try:
             code = super().main(args, standalone_mode=False, **names, **extra)
         except SystemExit as exc:
+            interrupts.ignore()
             if exc.code in (_TERMINATED, _HUNG_UP):
                 name = "SIGTERM" if exc.code == _TERMINATED else "SIGHUP"
                 _say(f"Told to end ({name}). {come_back_hint()}".rstrip())
             raise
-        except Exception as exc:
-            code = _report(exc)
+        except (Exception, KeyboardInterrupt) as exc:
+            interrupts.ignore()
+            is_interrupted = interrupts.has_come() or isinstance(exc, click.Abort | KeyboardInterrupt)
+            code = _report(click.Abort() if is_interrupted else exc)
+            if is_interrupted:
+                interrupts.leave()
+        interrupts.ignore()
         sys.exit(code if isinstance(code, int) else ExitCode.DONE)
 
 
@@ -112,7 +119,7 @@ def _terminate(signum: int, _: object) -> NoReturn:
     sys.exit(_TERMINATED if signum == signal.SIGTERM else _HUNG_UP)
 
 
-def _report(exc: Exception) -> int:
+def _report(exc: BaseException) -> int:
     """Say what went wrong in one line; return the exit code."""
     if isinstance(exc, click.Abort):
         _say(f"Interrupted. {come_back_hint()}".rstrip())

@@ -262,6 +262,53 @@ def test_nohup_is_respected(sh, ledger):
     assert len(told.splitlines()) == 1
 
 
+# --- interrupted early ---
+
+
+INTERRUPTING = """
+import os, signal, sys
+
+class Finder:
+    # Sends Ctrl-C when a module is about to be imported, as a person might.
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            sys.meta_path.remove(self)
+            {how}
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.mark.parametrize(
+    "module", ["click", "producer.cli.root", "producer.cli.submit", "pydantic", "producer.client", "redis"]
+)
+def test_ctrl_c_is_130_without_a_trace_whatever_is_being_imported(sh, ledger, module):
+    """Whoever sees a typing error presses Ctrl-C before the command has done anything."""
+    sh.write("sitecustomize.py", INTERRUPTING.format(module=module, how="os.kill(os.getpid(), signal.SIGINT)"))
+    sh.env["PYTHONPATH"] = f"{sh.folder}:{sh.env.get('PYTHONPATH', '')}"
+
+    done = sh("submit", "--text", "One.", code=130)
+
+    assert done.stdout == ""
+    assert done.stderr in ("", "\nInterrupted.\n", "Interrupted.\n")
+    assert ledger.jobs(limit=1) == []
+
+
+def test_an_interrupt_that_became_another_error_is_still_one(sh):
+    """Pydantic builds classes with what catches everything: the interrupt comes out as a SchemaError."""
+    how = (
+        "\n            try: os.kill(os.getpid(), signal.SIGINT); [None for _ in range(1000)]"
+        "\n            except BaseException as exc: raise ValueError('an error of a schema') from None"
+    )
+    sh.write("sitecustomize.py", INTERRUPTING.format(module="producer.client", how=how))
+    sh.env["PYTHONPATH"] = f"{sh.folder}:{sh.env.get('PYTHONPATH', '')}"
+
+    done = sh("submit", "--text", "One.", code=130)
+
+    assert done.stderr in ("\nInterrupted.\n", "Interrupted.\n")
+
+
 # --- no room for a copy ---
 
 
