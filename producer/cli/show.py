@@ -11,7 +11,7 @@ import click
 from producer.terminal import harmless
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from producer.downloads import ResultReader
     from producer.inputs import Inputs
@@ -71,6 +71,19 @@ def note_missing_workers(status: JobStatus, narrator: Narrator) -> None:
     """Say that nobody is there to score a job, if so."""
     if status.live_workers == 0 and not status.state.is_final:
         narrator.note(f"no live worker listens on lane {status.lane}; start one with: worker start")
+
+
+def missing_workers_teller(narrator: Narrator) -> Callable[[JobStatus], None]:
+    """Return what is told each status of a job that somebody waits for, and notes each time the last worker is gone."""
+    had_workers = True
+
+    def tell(status: JobStatus) -> None:
+        nonlocal had_workers
+        if had_workers and status.live_workers == 0:
+            note_missing_workers(status, narrator)
+        had_workers = status.live_workers > 0
+
+    return tell
 
 
 def status_lines(status: JobStatus) -> str:

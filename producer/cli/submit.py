@@ -210,10 +210,16 @@ class _Source:
 
 def _wait(started: Start, job: Job, source: _Source, options: dict[str, Any], *, timeout_s: float | None) -> None:
     """Wait for the end, write the results, and judge them."""
-    from producer.cli.show import print_status, write_results
+    from producer.cli.show import missing_workers_teller, print_status, write_results
 
     started.narrator.note(f"job {job.id}")
-    with started.narrator.scoring() as on_status:
+    tell_of_workers = missing_workers_teller(started.narrator)
+    with started.narrator.scoring() as tell:
+
+        def on_status(status: JobStatus) -> None:
+            tell_of_workers(status)
+            tell(status)
+
         status = job.wait(timeout_s, on_status=on_status)
     come_back_later(f"Job {job.id} is {status.state}; see: producer results {job.id}")
     inputs = source.again(job.reader().reader_options(), status) if source.is_joined else None

@@ -32,21 +32,14 @@ def watch(ctx: click.Context, job_id: str, timeout: float | None, max_failed: Mo
     Shows how far it is on stderr, and says when no live worker listens on its lane. Ctrl-C leaves the job running.
     Exits with 0 when it completed with no more failed rows than --max-failed, else with 8; with 4 at --timeout.
     """
-    from producer.cli.show import note_missing_workers, print_status
+    from producer.cli.show import missing_workers_teller, print_status
     from producer.cli.submit import judge
 
     started = start(ctx)
     with started.connect() as client:
         job = client.job(job_id)
         come_back_later(f"Job {job_id} goes on; see: producer watch {job_id}, producer results {job_id}")
-        had_workers = True
-
-        def tell_of_workers(status: JobStatus) -> None:
-            nonlocal had_workers
-            if had_workers and status.live_workers == 0:
-                note_missing_workers(status, started.narrator)
-            had_workers = status.live_workers > 0
-
+        tell_of_workers = missing_workers_teller(started.narrator)
         tell_of_workers(job.status())
         with started.narrator.scoring() as tell:
 

@@ -63,6 +63,13 @@ def test_job_that_nobody_scores_is_said_to_have_no_worker_and_ends_the_watch_at_
     assert "it goes on" in watched.stderr.splitlines()[-1]
 
 
+def test_submit_that_waits_says_at_once_that_nobody_scores(sh):
+    """Off a terminal too, and though it gives up before a first plain line is due."""
+    waited = sh("submit", "--text", "a", "--wait", "--timeout", "0.3s", code=4)
+
+    assert waited.stderr.count("no live worker listens on lane express; start one with: worker start") == 1
+
+
 @pytest.mark.parametrize(("max_failed", "code"), [("0", 8), ("50%", 0), ("1", 0)])
 def test_failed_rows_decide_the_exit_code_of_a_watch(sh, ledger, max_failed, code):
     job_id = sh("submit", "--text", "a", "--text", FAILS, "--quiet").stdout.strip()
