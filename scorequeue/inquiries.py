@@ -1,8 +1,8 @@
 """Questions to the ledger.
 
-Two of them change it: ``status`` and ``sweep`` take back what has run out. Expired leases go back to the front of their
-lanes, and a job whose deadline has passed, or whose upload stood still for an hour, ends as ``expired``. So where no
-worker lives a job still ends, and whoever asks is told how it stands now. All else only reads.
+Three of them change it: ``status``, ``jobs`` and ``sweep`` take back what has run out. Expired leases go back to the
+front of their lanes, and a job whose deadline has passed, or whose upload stood still for an hour, ends as ``expired``.
+So where no worker lives a job still ends, and whoever asks is told how it stands now. All else only reads.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Self
 from redis import Redis
 from redis.client import Pipeline
 
-from scorequeue.errors import JobDeletedError, JobNotFoundError, RedisUnavailableError
+from scorequeue.errors import JobDeletedError, JobNotFoundError, RedisRefusedError, RedisUnavailableError
 from scorequeue.jobs import JobState, JobStatus, Lane
 from scorequeue.keys import Keys, group_of
 from scorequeue.news import News
@@ -88,10 +88,13 @@ class Inquiries:
     def jobs(self, *, states: Collection[JobState] = (), limit: int = 100) -> list[JobStatus]:
         """Return jobs, the newest first by Redis's clock, each once; those opened meanwhile may be left out.
 
+        What has run out is taken back before, as ``status`` does, unless Redis is a replica or the user may only read.
+
         Args:
             states: Only jobs in one of these states; empty means any.
             limit: Most jobs.
         """
+        self._sweep_if_allowed()
         found: list[JobStatus] = []
         # Places in the list shift when a job comes or goes, times do not: a page begins at the last one's oldest time.
         oldest_ms, seen = math.inf, 0
@@ -175,6 +178,12 @@ class Inquiries:
         """Let go of the connections."""
         self._news.close()
         self._redis.close()
+
+    def _sweep_if_allowed(self) -> None:
+        try:
+            self._scripts.repeat(lambda: self._scripts.read_after(_SWEEP, self._ask_who_lives))
+        except RedisRefusedError:
+            return  # what is refused below too, is told there
 
     def _has_ended(self, job_id: str) -> bool:
         state: Any = self._redis.hget(self.keys.job(job_id), "state")

@@ -93,6 +93,16 @@ def test_jobs_are_listed_newest_first_and_by_state(sh: Shell, ledger: Ledger) ->
     assert len(sh("list", "--limit", "1", "--json").stdout.splitlines()) == 1
 
 
+def test_a_list_shows_a_job_whose_deadline_has_passed_as_expired(sh: Shell, ledger: Ledger, redis_url: str) -> None:
+    """No worker lives to end it, and nobody has asked for its status."""
+    job_id = sh("submit", "--text", "a", "--deadline", "1h").stdout.strip()
+    with redis.Redis.from_url(redis_url) as raw:
+        raw.hset(ledger.keys.job(job_id), "deadline", 1)
+        raw.zadd(f"{ledger.keys.prefix}deadlines", {job_id: 1})
+
+    assert [job_id in sh("list", "--state", state).stdout for state in ("expired", "queued")] == [True, False]
+
+
 def test_an_empty_list_is_said(sh: Shell) -> None:
     done = sh("list")
 
@@ -611,6 +621,7 @@ def test_status_and_audit_read_a_replica(tmp_path: Path, client: Client, ledger:
         with Client(settings=settings.model_copy(update={"redis_url": replica.url})) as reader:
             assert reader.job(job.id).status().state is JobState.QUEUED
             assert reader.job(job.id).audit().is_clean
+            assert [listed.id for listed in reader.jobs()] == [job.id]
         replica.kill()  # it has nothing to tidy up, and 6.2 takes its time
 
 

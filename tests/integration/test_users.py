@@ -235,6 +235,15 @@ def test_wrong_password_is_one_line_and_exit_3(server, tmp_path, command, user):
     assert "wrong" not in line.replace("WRONGPASS", "").lower()
 
 
+def test_role_that_may_only_read_lists_jobs(server: RedisServer) -> None:
+    """A list ends what has run out first; who may not do that is shown what there is."""
+    with Client(url_of(server, "producer"), NAMESPACE) as client:
+        job_id = client.submit(["The cat sat."]).id
+
+    with closing(Ledger.connect(Settings(redis_url=url_of(server, "exporter"), namespace=NAMESPACE))) as reader:
+        assert job_id in [job.id for job in reader.jobs()]
+
+
 def test_role_that_may_not_submit_is_told_so(server: RedisServer, tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "producer", "submit", "--text", "x"],
