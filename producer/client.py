@@ -33,6 +33,7 @@ from scorequeue.jobs import EXPRESS_ROWS, JOB_ID_PATTERN, JobSpec, JobState, Job
 from scorequeue.ledger import Ledger
 from scorequeue.logs import fields
 from scorequeue.settings import Settings
+from scorequeue.wording import refusal
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ AnyRows = Iterable[str | tuple[str, str] | Row] | Inputs
 
 
 class Client:
-    """Submits jobs and finds them again. Safe to use from several threads; connects at the first need.
+    """Submits jobs and finds them again. Safe to use from several threads; it connects when it is made.
 
     Args:
         redis_url: Address of Redis; else ``SCOREQUEUE_REDIS_URL``, the embedded one, the local default.
@@ -102,6 +103,8 @@ class Client:
             NotFinishedError: The queue stayed full until the time-out.
             RedisUnavailableError: Redis cannot be reached, or refuses us.
         """
+        if max_outstanding is not None and max_outstanding < 1:
+            raise UsageError(f"max_outstanding: expected at least 1, got {max_outstanding!r}")
         give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
         rules = RowRules(self.settings.max_text_bytes)
         again: Callable[[], Iterable[Row]] | None = None
@@ -109,6 +112,8 @@ class Client:
             names, options, checked = rows.names, rows.job_options(), iter(rows)
             again = rows.again if rows.is_lasting else None
         else:
+            if isinstance(rows, Mapping):
+                raise UsageError("expected several rows, got a dict; give its values, or (id, text) pairs")
             if isinstance(rows, str):
                 raise UsageError("expected several rows, got one text; put it in a list")
             names, options, checked = tuple(source), {}, rules.from_python(rows)
@@ -137,7 +142,7 @@ class Client:
             )
         except ValidationError as exc:
             first = exc.errors()[0]
-            raise UsageError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}") from exc
+            raise UsageError(f"{'.'.join(map(str, first['loc']))}: {refusal(first)}") from exc
         chunks = ChunkSource(
             chain(head, checked),
             chunk_rows=spec.chunk_rows,
@@ -171,7 +176,7 @@ class Client:
         Raises:
             JobNotFoundError: This cannot be a job's id. Whether there is such a job shows when it is asked something.
         """
-        if not JOB_ID_PATTERN.fullmatch(job_id):
+        if not isinstance(job_id, str) or not JOB_ID_PATTERN.fullmatch(job_id):
             raise JobNotFoundError(f"expected a job id of 32 hex digits, as submit prints it, got {job_id!r}")
         return Job(self._ledger, job_id, page_rows=self.settings.page_rows)
 

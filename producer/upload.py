@@ -245,14 +245,15 @@ class Upload:
         How it is treated (lane, labels, times) is settled by whoever opened it; what differs is said.
         """
         spec = self._spec
+        ours_too, theirs_too = _differing(spec.reader_options, opened.reader_options)
         for what, ours, theirs in (
             ("chunk rows", spec.chunk_rows, opened.chunk_rows),
-            ("reader options", spec.reader_options, opened.reader_options),
+            ("reader options", ours_too, theirs_too),
             ("model version", spec.model_version, opened.asked_version),
         ):
             if ours != theirs:
                 raise ContentConflictError(
-                    f"job {opened.job_id} has this idempotency key with {what} {theirs}, got {ours};"
+                    f"job {opened.job_id} has this idempotency key with {what} {_shown(theirs)}, got {_shown(ours)};"
                     " use the same options or another key"
                 )
         status = self._ledger.status(opened.job_id)
@@ -287,6 +288,17 @@ class Upload:
             f"job {opened.job_id} has this idempotency key and ends after {opened.chunks} chunks, more came;"
             " use another key for other input"
         )
+
+
+def _differing(ours: Mapping[str, str], theirs: Mapping[str, str]) -> tuple[str, str]:
+    """Name the reader options in which two jobs differ, as each of them has it."""
+    names = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+    mine, other = (", ".join(f"{name}={options.get(name, 'none')}" for name in names) for options in (ours, theirs))
+    return mine, other
+
+
+def _shown(value: object) -> object:
+    return "none" if value is None else value
 
 
 def _listed(metadata: Mapping[str, str]) -> str:

@@ -161,7 +161,7 @@ class JobSpec(BaseModel):
 
     id: JobId
     lane: Lane
-    chunk_rows: int = Field(gt=0)
+    chunk_rows: int = Field(gt=0, le=65_536)
     source: tuple[str, ...] = ()
     metadata: dict[Utf8, Utf8] = Field(default_factory=dict)
     model_version: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]{1,64}$")

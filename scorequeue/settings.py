@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from scorequeue.errors import UsageError
 from scorequeue.jobs import MOST_SECONDS
 from scorequeue.masking import mask_url
+from scorequeue.wording import refusal
 
 ENV_PREFIX = "SCOREQUEUE_"
 
@@ -106,7 +107,7 @@ class Settings(BaseSettings):
         except ValidationError as exc:
             first = exc.errors()[0]
             name = str(first["loc"][0]) if first["loc"] else "settings"
-            raise UsageError(f"setting {name} ({ENV_PREFIX}{name.upper()}): {first['msg']}") from exc
+            raise UsageError(f"setting {name} ({ENV_PREFIX}{name.upper()}): {refusal(first)}") from exc
 
 
 def default_redis_url() -> str:

@@ -542,3 +542,30 @@ def test_a_job_that_ended_in_the_middle_of_a_retry_gives_all_that_it_has(slow_re
     after = list(job.results())
     assert len(between) == len(after) == status.scored + status.failed == 95
     assert sum(result.error is not None for result in after) == status.failed > 0
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"model_version": "no/such"},
+            r"model_version: expected text that matches \^\[A-Za-z0-9._-\].*, got 'no/such'",
+        ),
+        ({"idempotency_key": "a\udcff"}, r"idempotency_key: expected text in UTF-8, got 'a\\udcff'"),
+        ({"metadata": {"a": "\udcff"}}, r"metadata.a: expected text in UTF-8, got '\\udcff'"),
+        ({"chunk_rows": 0}, "chunk_rows: expected more than 0, got 0"),
+        ({"chunk_rows": 10**6}, "chunk_rows: expected at most 65536, got 1000000"),
+        ({"max_outstanding": 0}, "max_outstanding: expected at least 1, got 0"),
+    ],
+)
+def test_an_argument_that_cannot_be_is_refused_in_our_words(client, given, said):
+    """Pydantic's own say what a machine expected, and in whose class; the command refuses the same."""
+    with pytest.raises(UsageError, match=f"^{said}$"):
+        client.submit(["One."], **given)
+
+
+def test_rows_in_a_dict_and_an_id_that_is_no_text_are_refused(client):
+    with pytest.raises(UsageError, match="expected several rows, got a dict"):
+        client.submit({"a": "One."})
+    with pytest.raises(JobNotFoundError, match="expected a job id of 32 hex digits, as submit prints it, got None"):
+        client.job(None)

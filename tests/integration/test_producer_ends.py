@@ -88,6 +88,16 @@ def test_what_makes_other_content_is_refused_under_the_same_key(sh, other):
     assert "or another key" in sh.error("submit", "in.txt", "--idempotency-key", "k", "-q", *other, code=2)
 
 
+def test_a_key_with_other_reader_options_names_what_differs(sh):
+    """Two whole lists of options are a riddle."""
+    sh.write("in.txt", "One.\n")
+    job_id = sh("submit", "in.txt", "--idempotency-key", "reader").stdout.strip()
+
+    said = sh.error("submit", "in.txt", "--idempotency-key", "reader", "--encoding", "latin-1", "--quiet", code=2)
+
+    assert f"job {job_id} has this idempotency key with reader options encoding=utf-8, got encoding=latin-1;" in said
+
+
 def test_an_empty_key_is_refused_instead_of_meaning_none(sh):
     """``--idempotency-key "$DAY"`` with DAY unset must not make a new job each time."""
     error = sh.error("submit", "--text", "One.", "--idempotency-key", "", code=2)
