@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from producer.cli.options import context_options, start
@@ -31,7 +29,7 @@ def list_jobs(ctx: click.Context, states: tuple[str, ...], limit: int, as_json: 
         found = client.jobs(states=[JobState(state) for state in states], limit=limit)
     if as_json:
         for status in found:
-            click.echo(json.dumps(status.model_dump(mode="json"), ensure_ascii=False))
+            click.echo(status.model_dump_json())
     elif found:
         click.echo(list_lines(found))
     if not found:

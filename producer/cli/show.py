@@ -24,6 +24,10 @@ _FILE_WIDTH = 120
 """Characters of a table's lines in a file, which has no width of its own."""
 
 
+_MOST_SOURCES = 3
+"""Inputs of a job that are all named; of more, only the first is."""
+
+
 def write_results(
     job: Job,
     *,
@@ -99,7 +103,7 @@ def status_lines(status: JobStatus) -> str:
         "error": status.error,
         "lane": f"{status.lane}, live workers: {status.live_workers}",
         "model": status.model_version or "the one that is current when the job starts",
-        "source": ", ".join(status.source) or None,
+        "source": _sources(status.source) or None,
         "metadata": ", ".join(f"{key}={value}" for key, value in status.metadata.items()) or None,
         "key": status.idempotency_key,
     }
@@ -110,6 +114,13 @@ def status_lines(status: JobStatus) -> str:
     return "\n".join(f"{name:<{width}}{harmless(str(value))}" for name, value in facts.items() if value is not None)
 
 
+def _sources(names: Sequence[str]) -> str:
+    """Return the names of a job's inputs: a few, and how many more there are."""
+    if len(names) <= _MOST_SOURCES:
+        return ", ".join(names)
+    return f"{names[0]} and {len(names) - 1:,} more"
+
+
 def list_lines(jobs: Sequence[JobStatus]) -> str:
     """Return one aligned line for each job."""
     rows = [("job", "created", "state", "lane", "done", "failed", "source")]
@@ -117,7 +128,7 @@ def list_lines(jobs: Sequence[JobStatus]) -> str:
         done = f"{job.total - job.pending:,}/{job.total:,}"
         made = job.created_at.strftime("%Y-%m-%d %H:%M:%S")
         rows.append(
-            (job.id, made, str(job.state), str(job.lane), done, f"{job.failed:,}", harmless(", ".join(job.source)))
+            (job.id, made, str(job.state), str(job.lane), done, f"{job.failed:,}", harmless(_sources(job.source)))
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     # Numbers stand on the right of their column, the last column ends where it ends.

@@ -281,6 +281,11 @@ def _check(options: dict[str, Any]) -> None:
         raise UsageError("expected a file, --text or rows on standard input, got nothing; see: producer submit --help")
     if options["idempotency_key"] == "":
         raise UsageError("expected an --idempotency-key of at least one character, got ''; leave it out for none")
+    keys = [key for key, _ in options["metadata"]]
+    if twice := next((key for key in keys if keys.count(key) > 1), None):
+        raise UsageError(f"expected each --metadata key once, got {twice!r} twice")
+    if options["wait"] and options["as_json"] and options["join"] and options["output"] in (None, "-"):
+        raise UsageError("expected --output FILE with --wait --json --join: standard output gets the status")
     if not options["wait"]:
         for name, flag in (("join", "--join"), ("output_format", "--format"), ("output", "--output")):
             if options[name]:

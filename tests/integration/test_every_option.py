@@ -65,7 +65,7 @@ RUNS = [
     Run("watch {mixed} --json --max-failed 1", r'"failed":1'),
     Run("watch {open} --timeout 0.1s", "it goes on", code=4),
     Run("list", "completed"),
-    Run("list --state completed --limit 1 --json", r'"state": "completed"'),
+    Run("list --state completed --limit 1 --json", r'"state":"completed"'),
     Run("results {done}", r'"label"'),
     Run("results {done} --format csv --output out.csv", writes="out.csv"),
     Run("results {mixed} --errors", "scoring_failed"),

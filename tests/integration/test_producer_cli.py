@@ -383,6 +383,8 @@ def test_an_audit_says_how_many_differences_there_are_and_what_to_do(sh, ledger,
         ["--namespace", "a b", "status", "0" * 32],
         ["status"],
         ["results", "0" * 32, "--join", "in.csv", "--errors"],
+        ["submit", "in.csv", "--metadata", "a=1", "--metadata", "a=2"],
+        ["submit", "in.csv", "--wait", "--json", "--join"],
     ],
     ids=" ".join,
 )

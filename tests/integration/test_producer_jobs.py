@@ -103,6 +103,15 @@ def test_a_list_shows_a_job_whose_deadline_has_passed_as_expired(sh: Shell, ledg
     assert [job_id in sh("list", "--state", state).stdout for state in ("expired", "queued")] == [True, False]
 
 
+def test_a_job_of_many_files_keeps_its_line_short(sh: Shell, client: Client) -> None:
+    """One of 2,000 files made a line of tens of thousands of characters; a program still gets all names."""
+    job = client.submit(["a"], source=[f"f{number}.csv" for number in range(1, 2001)])
+
+    assert sh("list").stdout.splitlines()[1].endswith("f1.csv and 1,999 more")
+    assert "f1.csv and 1,999 more\n" in sh("status", job.id).stdout
+    assert len(json.loads(sh("list", "--json").stdout)["source"]) == 2000
+
+
 def test_an_empty_list_is_said(sh: Shell) -> None:
     done = sh("list")
 
