@@ -110,6 +110,8 @@ class Job:
     def results(self, *, partial: bool = False) -> Iterator[RowResult]:
         """Yield what became of each row, in input order; rows that were cancelled have no result.
 
+        Once this has seen the job's end, it is not asked for again: ``status`` shows a retry that began elsewhere.
+
         Args:
             partial: Whether to take what is there while the job still runs.
 
