@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from producer.inputs import Inputs
+from producer.terminal import harmless
 from producer.upload import OnUpload, UploadProgress
 from scorequeue.jobs import JobStatus
 
@@ -40,7 +41,7 @@ class Narrator:
         """Say a line."""
         if not self.is_quiet:
             try:
-                print(line, file=sys.stderr, flush=True)
+                print(harmless(line), file=sys.stderr, flush=True)
             except BrokenPipeError:
                 raise
             except OSError:  # stderr is a full disk: what was asked for is done all the same

@@ -73,7 +73,7 @@ def meaning_of(error: RedisError, client: redis.Redis) -> RedisUnavailableError 
     if found is not None:
         return found
     return RedisUnavailableError(
-        f"expected Redis at {_address(client)}, got: {said}; start it (worker start --local brings one)"
+        f"expected Redis at {_address(client)}, got: {said.rstrip('.')}; start it (worker start --local brings one)"
         " or name it with --redis-url"
     )
 

@@ -16,6 +16,7 @@ import click
 from producer.cli import interrupts
 from producer.cli.options import come_back_hint, context_options
 from producer.cli.standard import prepare, silence
+from producer.terminal import harmless
 from scorequeue.errors import (
     ExitCode,
     InternalError,
@@ -153,7 +154,7 @@ def _with_hint(text: str, hint: str) -> str:
 
 def _say(line: str) -> None:
     try:
-        click.echo(" ".join(line.splitlines()), err=True)
+        click.echo(harmless(" ".join(line.split())), err=True)
     except OSError:  # a full disk, or nobody reads it: the exit code says it still
         silence(sys.stderr)
 
