@@ -47,9 +47,9 @@ def test_other_content_under_the_same_key(stage: Stage) -> None:
     job_id = shell("submit", "in.txt", *key).stdout.strip()
 
     for name in ("early.txt", "late.txt", "more.txt", "fewer.txt"):
-        shell.error("submit", name, *key, code=ExitCode.USAGE)
-    shell.error("submit", "in.txt", *key, "--model-version", "20260101T000000-aaaaaa", code=ExitCode.USAGE)
-    shell.error("submit", "in.txt", *key, "--chunk-rows", "100", code=ExitCode.USAGE)
+        shell.error("submit", "--quiet", name, *key, code=ExitCode.USAGE)
+    shell.error("submit", "--quiet", "in.txt", *key, "--model-version", "20260101T000000-aaaaaa", code=ExitCode.USAGE)
+    shell.error("submit", "--quiet", "in.txt", *key, "--chunk-rows", "100", code=ExitCode.USAGE)
     stage.start_worker()
     job = stage.client.job(job_id)
     job.wait(timeout_s=30)
