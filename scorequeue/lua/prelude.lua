@@ -62,7 +62,7 @@ end
 -- something claims again without a bell; where all who live are awake like that, hearing one would only cost them time.
 local function ring_bell(lane)
   local listeners = redis.call('ZCOUNT', P .. 'listeners:' .. lane, now - term, '+inf')
-  if listeners > 0 and redis.call('ZCOUNT', P .. 'awake:' .. lane, now - AWAKE_MS, '+inf') >= listeners then return end
+  if listeners > 0 and redis.call('ZCOUNT', P .. 'awake:' .. lane, now - AWAKE_MS, now) >= listeners then return end
   local queue = P .. 'celery:' .. lane
   if redis.call('LLEN', queue) < ENOUGH_BELLS then
     local id = redis.sha1hex(P .. lane .. redis.call('HINCRBY', META, 'bells', 1))
