@@ -246,6 +246,15 @@ def test_sigterm_while_waiting_takes_the_spool_away_and_says_how_to_come_back(sh
     assert job.pending == 2
 
 
+@pytest.fixture
+def hang_up_is_heard() -> Iterator[None]:
+    """Whoever runs the tests with nohup has it ignored, and children inherit that."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hang_up_is_heard")
 def test_a_terminal_that_goes_away_takes_the_spool_with_it(sh):
     """An ssh session that breaks off must not leave somebody's sentences in /tmp."""
     sh.write("stdin", "One.\nTwo.\n")
