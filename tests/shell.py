@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from scorequeue.settings import Settings
 
@@ -37,6 +41,29 @@ class Shell:
         assert "Traceback" not in done.stderr
         return done
 
+    @contextmanager
+    def start(self, *args: str, stdin: int = subprocess.DEVNULL, text: bool = True) -> Iterator[subprocess.Popen[Any]]:
+        """Start a command and do not wait; it is killed at the end of the block if it still runs.
+
+        It hears Ctrl-C and hang-ups: a shell's background job and nohup ignore them, and their children inherit that.
+        """
+        process = subprocess.Popen(
+            self.command(*args),
+            cwd=self.folder,
+            env=self.env,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=text,
+            preexec_fn=_hear_signals,
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+
     def error(self, *args: str, code: int, stdin: bytes | None = None) -> str:
         """Run a command that must fail with one line and nothing on stdout; return the line."""
         done = self(*args, code=code, stdin=stdin)
@@ -49,3 +76,8 @@ class Shell:
     def write(self, name: str, content: str | bytes) -> str:
         (self.folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
         return name
+
+
+def _hear_signals() -> None:
+    for signum in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_DFL)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -27,18 +26,6 @@ OWN = {("headers", "id"), ("headers", "root_id"), ("properties", "correlation_id
 
 SENDER = {("headers", "origin"), ("headers", "lang"), ("properties", "reply_to")}
 """What says who sent it; nobody answers a bell."""
-
-
-@pytest.fixture
-def settings(redis_url: str, namespace: str) -> Settings:
-    return Settings(redis_url=redis_url, namespace=namespace)
-
-
-@pytest.fixture
-def ledger(settings: Settings) -> Iterator[Ledger]:
-    ledger = Ledger.connect(settings)
-    yield ledger
-    ledger.close()
 
 
 def submit(ledger: Ledger, lane: Lane) -> None:

@@ -7,9 +7,8 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from itertools import islice
-from pathlib import Path
 
 import pytest
 
@@ -28,24 +27,6 @@ from tests.shell import Shell
 @pytest.fixture
 def settings(redis_url: str, namespace: str) -> Settings:
     return Settings(redis_url=redis_url, namespace=namespace, chunk_rows=10, page_rows=20)
-
-
-@pytest.fixture
-def client(settings: Settings) -> Iterator[Client]:
-    with Client(settings=settings) as client:
-        yield client
-
-
-@pytest.fixture
-def ledger(settings: Settings) -> Iterator[Ledger]:
-    ledger = Ledger.connect(settings)
-    yield ledger
-    ledger.close()
-
-
-@pytest.fixture
-def sh(tmp_path: Path, settings: Settings) -> Shell:
-    return Shell(tmp_path, settings)
 
 
 def sentences(count: int) -> list[str]:
@@ -199,25 +180,8 @@ def test_a_follower_outlasts_a_restart_of_redis(tmp_path):
 # --- the command ---
 
 
-@contextmanager
-def following(sh: Shell, *args: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        sh.command("results", *args, "--follow"),
-        env=sh.env,
-        cwd=sh.folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell's background job ignores SIGINT, and its children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+def following(sh: Shell, *args: str) -> AbstractContextManager[subprocess.Popen[str]]:
+    return sh.start("results", *args, "--follow")
 
 
 def lines_of(process: subprocess.Popen[str], count: int) -> list[str]:

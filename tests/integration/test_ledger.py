@@ -34,13 +34,6 @@ SHORT_LEASE_S = 0.5
 
 
 @pytest.fixture
-def ledger(redis_url: str, namespace: str) -> Iterator[Ledger]:
-    ledger = Ledger.connect(Settings(redis_url=redis_url, namespace=namespace))
-    yield ledger
-    ledger.close()
-
-
-@pytest.fixture
 def hasty(redis_url: str, namespace: str) -> Iterator[Ledger]:
     """The same ledger, where a lease lasts half a second."""
     ledger = Ledger.connect(Settings(redis_url=redis_url, namespace=namespace, lease_s=SHORT_LEASE_S))

@@ -33,13 +33,6 @@ LONG_AGO_MS = 1
 
 
 @pytest.fixture
-def ledger(redis_url: str, namespace: str) -> Iterator[Ledger]:
-    ledger = Ledger.connect(Settings(redis_url=redis_url, namespace=namespace))
-    yield ledger
-    ledger.close()
-
-
-@pytest.fixture
 def raw(redis_url: str) -> Iterator[redis.Redis]:
     with redis.Redis.from_url(redis_url) as client:
         yield client

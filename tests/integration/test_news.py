@@ -6,7 +6,6 @@ import multiprocessing
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 
 import pytest
 import redis
@@ -18,19 +17,11 @@ from scorequeue.jobs import JobSpec, Lane
 from scorequeue.ledger import Ledger
 from scorequeue.news import MOST_IDLE
 from scorequeue.records import ChunkUpload
-from scorequeue.settings import Settings
 from tests.processes import until
 
 LONG_S = 30.0
 MISSED_S = 3.0
 """Far more than a message takes, and short enough to miss a few."""
-
-
-@pytest.fixture
-def ledger(redis_url: str, namespace: str) -> Iterator[Ledger]:
-    ledger = Ledger.connect(Settings(redis_url=redis_url, namespace=namespace))
-    yield ledger
-    ledger.close()
 
 
 def open_job(ledger: Ledger) -> str:

@@ -9,34 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from scorequeue.jobs import Lane
-from scorequeue.ledger import Ledger
-from scorequeue.settings import Settings
 from tests.integration.scoring import VERSION, WORKER, score_waiting, scoring
-from tests.shell import Shell
-
-
-@pytest.fixture
-def settings(redis_url: str, namespace: str) -> Settings:
-    return Settings(redis_url=redis_url, namespace=namespace)
-
-
-@pytest.fixture
-def sh(tmp_path: Path, settings: Settings) -> Shell:
-    return Shell(tmp_path, settings)
-
-
-@pytest.fixture
-def ledger(settings: Settings) -> Iterator[Ledger]:
-    ledger = Ledger.connect(settings)
-    yield ledger
-    ledger.close()
-
 
 CSV = 'id,text,note\na,Who did you see?,"x, y"\nb,,z\nc,Who you did see?,\n'
 
@@ -230,24 +208,14 @@ def test_progress_is_plain_lines_without_a_terminal(sh, settings):
 
 
 def test_an_interrupted_wait_leaves_the_job_and_says_how_to_come_back(sh, ledger):
-    process = subprocess.Popen(
-        sh.command("submit", "--text", "a", "--wait"),
-        env=sh.env,
-        cwd=sh.folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell's background job ignores SIGINT, and its children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    assert process.stderr is not None
-    head = ""
-    while not head.startswith("job "):
-        head = process.stderr.readline()
-    job_id = head.split()[1]
-    process.send_signal(signal.SIGINT)
-    _, rest = process.communicate(timeout=30)
+    with sh.start("submit", "--text", "a", "--wait") as process:
+        assert process.stderr is not None
+        head = ""
+        while not head.startswith("job "):
+            head = process.stderr.readline()
+        job_id = head.split()[1]
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=30)
 
     assert process.returncode == 130
     assert f"Interrupted. Job {job_id} goes on; see: producer status {job_id}" in rest

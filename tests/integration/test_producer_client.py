@@ -34,19 +34,6 @@ def settings(redis_url: str, namespace: str) -> Settings:
     return Settings(redis_url=redis_url, namespace=namespace, chunk_rows=10)
 
 
-@pytest.fixture
-def client(settings: Settings) -> Iterator[Client]:
-    with Client(settings=settings) as client:
-        yield client
-
-
-@pytest.fixture
-def ledger(settings: Settings) -> Iterator[Ledger]:
-    ledger = Ledger.connect(settings)
-    yield ledger
-    ledger.close()
-
-
 def sentences(count: int) -> list[str]:
     return [f"Sentence {'x' * (n % 50)} number {n}." for n in range(1, count + 1)]
 

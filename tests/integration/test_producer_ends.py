@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,36 +18,11 @@ from tests.shell import Shell
 
 
 @pytest.fixture
-def settings(redis_url: str, namespace: str) -> Settings:
-    return Settings(redis_url=redis_url, namespace=namespace)
-
-
-@pytest.fixture
 def sh(tmp_path: Path, settings: Settings) -> Shell:
     shell = Shell(tmp_path, settings)
     (tmp_path / "tmp").mkdir()
     shell.env["TMPDIR"] = str(tmp_path / "tmp")
     return shell
-
-
-@pytest.fixture
-def ledger(settings: Settings) -> Iterator[Ledger]:
-    ledger = Ledger.connect(settings)
-    yield ledger
-    ledger.close()
-
-
-@contextmanager
-def started(sh: Shell, *args: str, stdin: int = subprocess.DEVNULL) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        sh.command(*args), env=sh.env, cwd=sh.folder, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
 
 
 # --- the same key with other options ---
@@ -142,7 +115,7 @@ def test_a_lost_redis_names_the_job_with_quiet_too(tmp_path):
         sh = Shell(tmp_path, Settings(redis_url=server.url, namespace="n"))
         sh.env["SCOREQUEUE_REDIS_PATIENCE_S"] = "0.5"
         ledger = Ledger.connect(sh.settings)
-        with started(sh, "submit", "--text", "One.", "--wait", "--quiet", "--log-level", "error") as process:
+        with sh.start("submit", "--text", "One.", "--wait", "--quiet", "--log-level", "error", text=False) as process:
             until(lambda: bool(ledger.jobs(limit=1)), what="a job")
             (job,) = ledger.jobs(limit=1)
             ledger.close()
@@ -228,7 +201,7 @@ def wait_for_line(process: subprocess.Popen[bytes], start: bytes) -> None:
 def test_sigterm_while_waiting_takes_the_spool_away_and_says_how_to_come_back(sh, ledger):
     sh.write("stdin", "One.\nTwo.\n")
     line = ["submit", "-", "--wait", "--join"]
-    with (sh.folder / "stdin").open("rb") as stdin, started(sh, *line, stdin=stdin.fileno()) as process:
+    with (sh.folder / "stdin").open("rb") as stdin, sh.start(*line, stdin=stdin.fileno(), text=False) as process:
         wait_for_line(process, b"job ")
         assert any((sh.folder / "tmp").iterdir())
         process.send_signal(signal.SIGTERM)
@@ -246,20 +219,11 @@ def test_sigterm_while_waiting_takes_the_spool_away_and_says_how_to_come_back(sh
     assert job.pending == 2
 
 
-@pytest.fixture
-def hang_up_is_heard() -> Iterator[None]:
-    """Whoever runs the tests with nohup has it ignored, and children inherit that."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
-@pytest.mark.usefixtures("hang_up_is_heard")
 def test_a_terminal_that_goes_away_takes_the_spool_with_it(sh):
     """An ssh session that breaks off must not leave somebody's sentences in /tmp."""
     sh.write("stdin", "One.\nTwo.\n")
     line = ["submit", "-", "--wait", "--join"]
-    with (sh.folder / "stdin").open("rb") as stdin, started(sh, *line, stdin=stdin.fileno()) as process:
+    with (sh.folder / "stdin").open("rb") as stdin, sh.start(*line, stdin=stdin.fileno(), text=False) as process:
         wait_for_line(process, b"job ")
         process.send_signal(signal.SIGHUP)
         _, said = process.communicate(timeout=30)
@@ -377,7 +341,7 @@ def test_no_temporary_folder_at_all_is_said(sh):
 def test_sigterm_in_mid_upload_says_what_becomes_of_it(sh, ledger, key):
     """Without a key the upload is taken back: nobody could go on with it."""
     line = ["submit", "-", "--quiet", *key]
-    with started(sh, *line, stdin=subprocess.PIPE) as process:
+    with sh.start(*line, stdin=subprocess.PIPE, text=False) as process:
         assert process.stdin is not None
         process.stdin.write(b"A sentence.\n" * 40_000)
         process.stdin.flush()
@@ -400,7 +364,7 @@ def test_sigterm_in_mid_upload_says_what_becomes_of_it(sh, ledger, key):
 
 
 def test_sigterm_while_standard_input_is_copied_leaves_no_file(sh):
-    with started(sh, "submit", "-", "--wait", "--join", stdin=subprocess.PIPE) as process:
+    with sh.start("submit", "-", "--wait", "--join", stdin=subprocess.PIPE, text=False) as process:
         assert process.stdin is not None
         process.stdin.write(b"A sentence.\n")
         process.stdin.flush()

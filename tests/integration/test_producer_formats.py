@@ -8,36 +8,15 @@ import json
 import os
 import pty
 import subprocess
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from scorequeue.ledger import Ledger
-from scorequeue.settings import Settings
 from tests.integration.scoring import score_waiting, scoring
 from tests.shell import Shell
 
 JSONL = '{"text": "One.", "n": 1}\n{"text": null}\n{"text": "Three.", "late": [1, 2]}\n'
-
-
-@pytest.fixture
-def settings(redis_url: str, namespace: str) -> Settings:
-    return Settings(redis_url=redis_url, namespace=namespace)
-
-
-@pytest.fixture
-def sh(tmp_path: Path, settings: Settings) -> Shell:
-    return Shell(tmp_path, settings)
-
-
-@pytest.fixture
-def ledger(settings: Settings) -> Iterator[Ledger]:
-    with closing(Ledger.connect(settings)) as ledger:
-        yield ledger
 
 
 def write_parquet(sh: Shell, name: str = "in.parquet", count: int = 300) -> bytes:

@@ -43,24 +43,6 @@ def settings(redis_url: str, namespace: str) -> Settings:
 
 
 @pytest.fixture
-def sh(tmp_path: Path, settings: Settings) -> Shell:
-    return Shell(tmp_path, settings)
-
-
-@pytest.fixture
-def ledger(settings: Settings) -> Iterator[Ledger]:
-    ledger = Ledger.connect(settings)
-    yield ledger
-    ledger.close()
-
-
-@pytest.fixture
-def client(settings: Settings) -> Iterator[Client]:
-    with Client(settings=settings) as client:
-        yield client
-
-
-@pytest.fixture
 def short_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Uploads of a few hundred rows take several calls."""
     monkeypatch.setattr(producer.chunks, "CALL_ROWS", 50)

@@ -4,33 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from scorequeue.ledger import Ledger
-from scorequeue.settings import Settings
 from tests.integration.scoring import FAILS, score_waiting, scoring
-from tests.shell import Shell
-
-
-@pytest.fixture
-def settings(redis_url: str, namespace: str) -> Settings:
-    return Settings(redis_url=redis_url, namespace=namespace)
-
-
-@pytest.fixture
-def sh(tmp_path: Path, settings: Settings) -> Shell:
-    return Shell(tmp_path, settings)
-
-
-@pytest.fixture
-def ledger(settings: Settings) -> Iterator[Ledger]:
-    ledger = Ledger.connect(settings)
-    yield ledger
-    ledger.close()
 
 
 def test_watch_prints_the_final_status_of_a_job_that_runs(sh, settings):
@@ -97,22 +74,12 @@ def test_job_that_is_not_there_is_exit_5(sh):
 
 def test_interrupted_watch_leaves_the_job_and_says_how_to_come_back(sh, ledger):
     job_id = sh("submit", "--text", "a", "--quiet").stdout.strip()
-    process = subprocess.Popen(
-        sh.command("watch", job_id),
-        env=sh.env,
-        cwd=sh.folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell's background job ignores SIGINT, and its children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    assert process.stderr is not None
-    assert "no live worker" in process.stderr.readline()
+    with sh.start("watch", job_id) as process:
+        assert process.stderr is not None
+        assert "no live worker" in process.stderr.readline()
 
-    process.send_signal(signal.SIGINT)
-    out, rest = process.communicate(timeout=30)
+        process.send_signal(signal.SIGINT)
+        out, rest = process.communicate(timeout=30)
 
     assert (process.returncode, out) == (130, "")
     assert f"Interrupted. Job {job_id} goes on; see: producer watch {job_id}" in rest
