@@ -231,14 +231,12 @@ class Inputs:
     def _opened(self) -> Iterator[tuple[Reader, Iterator[tuple[Row, Record]]]]:
         """Yield each input's reader and records, opened for it and closed after it where that can be done again."""
         for index, reader in enumerate(self.readers):
-            records = self._begun.pop(index, None)
-            if records is None:
+            begun = self._begun.pop(index, None)
+            if begun is None:
                 opening = self._openings[index]
                 reader = opening.again(reader, only_rows=opening.only_rows).open()
-                self._current = reader
-                records = reader.records()
             self._current = reader
-            yield reader, records
+            yield reader, reader.records() if begun is None else begun
             self._bytes_before += reader.position
             self._current = None
             reader.close()
@@ -286,6 +284,4 @@ def _with_columns(reader: Reader, options: ReaderOptions) -> Reader:
 
 
 def _names(where: Sequence[str]) -> str:
-    # A pattern may have found a name that would tell the terminal what to do.
-    shown = [name if name.isprintable() else repr(name) for name in where]
-    return ", ".join(shown) if len(shown) <= 2 else f"{shown[0]} and {len(shown) - 1} more inputs"
+    return ", ".join(where) if len(where) <= 2 else f"{where[0]} and {len(where) - 1} more inputs"

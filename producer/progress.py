@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from producer.inputs import Inputs
@@ -35,7 +36,11 @@ class Narrator:
 
     def __init__(self, *, quiet: bool) -> None:
         self.is_quiet = quiet
-        self._has_bars = not quiet and _can_redraw()
+
+    @cached_property
+    def _has_bars(self) -> bool:
+        """Asked when there is something to show: it takes rich, and most commands show nothing."""
+        return not self.is_quiet and _can_redraw()
 
     def note(self, line: str) -> None:
         """Say a line."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from producer.cli.options import context_options, start
+from producer.terminal import harmless
 
 if TYPE_CHECKING:
     from producer.diagnosis import Diagnosis
@@ -60,5 +61,4 @@ def _print_lines(found: Diagnosis) -> None:
     for check in found.checks:
         state = click.style(f"{check.state:<7}", fg=_COLOURS[check.state])
         step = f" -> {check.next}" if check.next else ""
-        line = "".join(c if c.isprintable() else " " for c in f"{check.name:<{width}}  {check.found}{step}")
-        click.echo(f"{state}  {line}")
+        click.echo(f"{state}  {harmless(f'{check.name:<{width}}  {check.found}{step}')}")

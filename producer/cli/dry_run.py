@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from producer.cli.options import Start
+from producer.cli.show import aligned
 from scorequeue.errors import JobNotCleanError
 
 if TYPE_CHECKING:
@@ -61,13 +62,13 @@ def _lines(report: Report) -> Iterator[str]:
         yield f"ids         {report.duplicate_ids:,} of {report.ids_compared:,} had been there before"
     if report.faults:
         yield ""
-        yield from _aligned(
+        yield from aligned(
             [("fault", "rows", "first at"), *((str(f.code), f"{f.count:,}", _places(f)) for f in report.faults)],
             right=(1,),
         )
     if report.good:
         yield ""
-        yield from _aligned(
+        yield from aligned(
             [
                 ("length", "least", "median", "mean", "95 %", "most"),
                 ("characters", *_figures(report.characters)),
@@ -81,12 +82,12 @@ def _lines(report: Report) -> Iterator[str]:
         bars = [
             (f"{b.least:,} to {b.most:,}", f"{b.rows:,}", "#" * -(-b.rows * _BAR_CHARACTERS // scale)) for b in bins
         ]
-        yield from _aligned([("characters", "rows", ""), *bars], right=(0, 1))
+        yield from aligned([("characters", "rows", ""), *bars], right=(0, 1))
         yield ""
         longest = [
             (f"{t.row:,}", f"{t.line:,}" if t.line else "", f"{t.characters:,}", t.start) for t in report.longest
         ]
-        yield from _aligned([("row", "line", "characters", "the longest begin"), *longest], right=(0, 1, 2))
+        yield from aligned([("row", "line", "characters", "the longest begin"), *longest], right=(0, 1, 2))
 
 
 def _input_line(facts: InputFacts) -> str:
@@ -123,15 +124,3 @@ def _figures(lengths: Lengths) -> tuple[str, ...]:
         f"{lengths.p95:,}",
         f"{lengths.most:,}",
     )
-
-
-def _aligned(rows: Sequence[Sequence[str]], *, right: Iterable[int]) -> Iterator[str]:
-    """Yield rows as lines whose cells stand below each other; numbers stand on the right of their column."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rights = set(right)
-    for row in rows:
-        cells = (
-            cell.rjust(width) if column in rights else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        yield "  ".join(cells).rstrip()

@@ -174,3 +174,14 @@ class KeyValue(click.ParamType[tuple[str, str]]):
         if not equals or not key:
             self.fail(f"expected KEY=VALUE, got {value!r}", param, ctx)
         return key, text
+
+
+timeout_option = click.option(
+    "--timeout", metavar="D", type=Duration(), help="Give up waiting after this long; the job goes on."
+)
+"""Of commands that wait for a job."""
+
+
+def max_failed_option(text: str) -> Callable[[F], F]:
+    """Return the option that says how many rows of a job may fail; its help is the text."""
+    return click.option("--max-failed", metavar="N|P%", type=MaxFailed(), default="0", show_default=True, help=text)

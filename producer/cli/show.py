@@ -11,7 +11,7 @@ import click
 from producer.terminal import harmless
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Container, Iterator, Sequence
 
     from producer.downloads import ResultReader
     from producer.inputs import Inputs
@@ -130,15 +130,23 @@ def list_lines(jobs: Sequence[JobStatus]) -> str:
         rows.append(
             (job.id, made, str(job.state), str(job.lane), done, f"{job.failed:,}", harmless(_sources(job.source)))
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    # Numbers stand on the right of their column, the last column ends where it ends.
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if column in (4, 5) else cell.ljust(width)
+    return "\n".join(aligned(rows, right=(4, 5)))
+
+
+def aligned(rows: Sequence[Sequence[str]], *, right: Container[int]) -> Iterator[str]:
+    """Yield rows as lines whose cells stand below each other; the last one ends where it ends.
+
+    Args:
+        rows: The cells, a heading first if there is one.
+        right: Columns that stand on the right of their width, as numbers do.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (
+            cell.rjust(width) if column in right else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+        )
+        yield "  ".join(cells).rstrip()
 
 
 def print_status(status: JobStatus, *, as_json: bool) -> None:

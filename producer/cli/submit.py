@@ -13,14 +13,14 @@ import click
 from producer.cli.options import (
     Duration,
     KeyValue,
-    MaxFailed,
-    MostFailed,
     Start,
     come_back_later,
     context_options,
+    max_failed_option,
     start,
+    timeout_option,
 )
-from scorequeue.errors import JobNotCleanError, UsageError
+from scorequeue.errors import UsageError
 
 if TYPE_CHECKING:
     from producer.inputs import Inputs
@@ -79,15 +79,8 @@ _OUTPUT_FORMATS = ("jsonl", "csv", "tsv", "parquet", "table")
 )
 @click.option("--dry-run", is_flag=True, help="Report what is in the inputs, and submit nothing; needs no Redis.")
 @click.option("--wait", is_flag=True, help="Wait for the scores and write them.")
-@click.option("--timeout", metavar="D", type=Duration(), help="Give up waiting after this long; the job goes on.")
-@click.option(
-    "--max-failed",
-    metavar="N|P%",
-    type=MaxFailed(),
-    default="0",
-    show_default=True,
-    help="With --wait or --dry-run: exit with 8 if more rows fail.",
-)
+@timeout_option
+@max_failed_option("With --wait or --dry-run: exit with 8 if more rows fail.")
 @click.option(
     "--join", is_flag=True, help="With --wait: the input's own columns and pred_label, pred_score, pred_error."
 )
@@ -211,6 +204,7 @@ class _Source:
 def _wait(started: Start, job: Job, source: _Source, options: dict[str, Any], *, timeout_s: float | None) -> None:
     """Wait for the end, write the results, and judge them."""
     from producer.cli.show import missing_workers_teller, print_status, write_results
+    from producer.cli.verdict import judge
 
     started.narrator.note(f"job {job.id}")
     tell_of_workers = missing_workers_teller(started.narrator)
@@ -238,18 +232,6 @@ def _wait(started: Start, job: Job, source: _Source, options: dict[str, Any], *,
     if options["as_json"]:
         print_status(status, as_json=True)
     judge(status, options["max_failed"])
-
-
-def judge(status: JobStatus, max_failed: MostFailed) -> None:
-    """Raise JobNotCleanError if a job did not end well enough."""
-    if status.state != "completed":
-        reason = f": {status.error}" if status.error else ""
-        raise JobNotCleanError(f"job {status.id} ended as {status.state}{reason}; see: producer status {status.id}")
-    if not max_failed.allows(status.failed, status.total):
-        raise JobNotCleanError(
-            f"{status.failed:,} of {status.total:,} rows failed, more than --max-failed {max_failed};"
-            f" see: producer results {status.id} --errors"
-        )
 
 
 def _print_submitted(started: Start, job: Job, *, as_json: bool) -> None:

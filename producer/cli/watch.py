@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from producer.cli.options import Duration, MaxFailed, MostFailed, come_back_later, context_options, start
+from producer.cli.options import MostFailed, come_back_later, context_options, max_failed_option, start, timeout_option
 
 if TYPE_CHECKING:
     from scorequeue.jobs import JobStatus
@@ -14,15 +14,8 @@ if TYPE_CHECKING:
 
 @click.command(epilog="Example: producer watch 019a2b3c4d5e7f608192a3b4c5d6e7f8 --timeout 2h")
 @click.argument("job_id", metavar="JOB")
-@click.option("--timeout", metavar="D", type=Duration(), help="Give up waiting after this long; the job goes on.")
-@click.option(
-    "--max-failed",
-    metavar="N|P%",
-    type=MaxFailed(),
-    default="0",
-    show_default=True,
-    help="Exit with 8 if more rows failed.",
-)
+@timeout_option
+@max_failed_option("Exit with 8 if more rows failed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the final status as one line of JSON.")
 @context_options
 @click.pass_context
@@ -33,7 +26,7 @@ def watch(ctx: click.Context, job_id: str, timeout: float | None, max_failed: Mo
     Exits with 0 when it completed with no more failed rows than --max-failed, else with 8; with 4 at --timeout.
     """
     from producer.cli.show import missing_workers_teller, print_status
-    from producer.cli.submit import judge
+    from producer.cli.verdict import judge
 
     started = start(ctx)
     with started.connect() as client:
