@@ -1,80 +1,126 @@
-"""The figures that a checkpoint is judged by: Matthews correlation, accuracy and loss."""
+"""How well a checkpoint does on labelled sentences: its scores, and the figures that sum them up."""
 
 from __future__ import annotations
 
-import torch
-from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from scorequeue.errors import VerificationError
+from training.predict import Predictor
+from training.sources import Split
+
+ROWS_FILE = "evaluation.jsonl"
+"""The rows that a version was judged on, in its folder: the gate and ``diff`` score others on the same ones."""
+
+Scores = NDArray[np.float32]
+"""(rows, labels): probabilities."""
 
 
-class MatthewsCorrelation(Metric):
-    """Matthews correlation over all rows seen since the last reset; R_K (Gorodkin 2004) for more than two labels.
+class Figures(BaseModel):
+    """What an evaluation comes to.
 
-    A model that gives all rows one label has 0, as in scikit-learn. torchmetrics' own class gives such a model
-    (tp - fp) / sqrt(rows * tp * fp): 0.28 for 7 right of 10, which would keep a collapsed epoch as the best one.
-
-    Args:
-        labels: Number of labels.
+    Attributes:
+        rows: How many rows.
+        loss: Mean cross entropy, in nats.
+        accuracy: Share of rows whose most probable label is theirs.
+        mcc: Matthews correlation; R_K (Gorodkin 2004) for more than two labels; 0 if all rows get one label.
     """
 
-    higher_is_better = True
-    is_differentiable = False
-    full_state_update = False
-    confusion: torch.Tensor
+    model_config = ConfigDict(frozen=True)
 
-    def __init__(self, labels: int) -> None:
-        super().__init__()
-        self.add_state("confusion", torch.zeros(labels, labels, dtype=torch.long), dist_reduce_fx="sum")
-
-    def update(self, predicted: torch.Tensor, true: torch.Tensor) -> None:
-        """Count rows.
-
-        Args:
-            predicted: Label indices (rows,) int64.
-            true: Label indices (rows,) int64.
-        """
-        labels = len(self.confusion)
-        cells = torch.bincount(true * labels + predicted, minlength=labels * labels)  # (labels * labels,)
-        self.confusion += cells.reshape(labels, labels)
-
-    def compute(self) -> torch.Tensor:
-        """The correlation, from -1 to 1, float32."""
-        # Python's integers neither overflow nor round: products of four counts pass 2**63 at 60,000 rows.
-        counts: list[list[int]] = self.confusion.tolist()
-        rows = sum(map(sum, counts))
-        right = sum(counts[label][label] for label in range(len(counts)))
-        true = [sum(line) for line in counts]
-        predicted = [sum(column) for column in zip(*counts, strict=True)]
-        covariance = right * rows - sum(p * t for p, t in zip(predicted, true, strict=True))
-        spread = (rows**2 - sum(p * p for p in predicted)) * (rows**2 - sum(t * t for t in true))
-        return torch.tensor(covariance / spread**0.5 if spread else 0.0)
+    rows: int
+    loss: float
+    accuracy: float
+    mcc: float
 
 
-def make_metrics(labels: int, *, prefix: str = "") -> MetricCollection:
-    """Matthews correlation and accuracy over all rows seen since the last reset.
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """Labelled rows, what a checkpoint says of them, and how good that is.
 
-    CoLA is 70 % acceptable, so a model that always says yes has an accuracy of 0.7 and a correlation of 0.
+    Attributes:
+        labels: Label names by index.
+        rows: Texts, label indices and sources.
+        scores: (rows, labels) float32, in the order of the rows.
+        figures: The sums.
+    """
+
+    labels: tuple[str, ...]
+    rows: Split
+    scores: Scores
+    figures: Figures
+
+
+def evaluate(predictor: Predictor, rows: Split) -> Evaluation:
+    """Score labelled rows in float32 and sum up how well that went."""
+    scores = predictor.score(rows.texts).numpy()
+    return Evaluation(predictor.labels, rows, scores, measure(scores, np.asarray(rows.labels)))
+
+
+def measure(scores: Scores, labels: NDArray[np.int64]) -> Figures:
+    """Sum up scores.
 
     Args:
-        labels: Number of labels.
-        prefix: Put before the names ``mcc`` and ``accuracy``.
-
-    Returns:
-        Metrics that take predicted and true label indices, both (rows,) int64.
+        scores: (rows, labels) probabilities.
+        labels: (rows,) true label indices.
     """
-    return MetricCollection(
-        {"mcc": MatthewsCorrelation(labels), "accuracy": MulticlassAccuracy(num_classes=labels, average="micro")},
-        prefix=prefix,
-        # Their states differ, and looking for shared ones would run every update twice.
-        compute_groups=False,
+    predicted = scores.argmax(-1)
+    chosen = scores[np.arange(len(labels)), labels]
+    return Figures(
+        rows=len(labels),
+        loss=float(-np.log(np.maximum(chosen, np.finfo(np.float32).tiny)).mean()),
+        accuracy=float((predicted == labels).mean()),
+        mcc=correlate(count_confusion(predicted, labels, label_count=scores.shape[1])),
     )
 
 
-def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross entropy in float32.
+def count_confusion(predicted: NDArray[np.int64], labels: NDArray[np.int64], *, label_count: int) -> NDArray[np.int64]:
+    """Rows by true label and predicted label: (labels, labels) int64."""
+    cells = np.bincount(labels * label_count + predicted, minlength=label_count**2)
+    return cells.reshape(label_count, label_count)
 
-    Args:
-        logits: (rows, labels), any float type.
-        labels: (rows,) int64.
+
+def correlate(confusion: NDArray[np.int64]) -> float:
+    """Matthews correlation of a (true, predicted) table; R_K (Gorodkin 2004); 0 where it is not defined."""
+    true, predicted = confusion.sum(1).astype(float), confusion.sum(0).astype(float)
+    rows, right = true.sum(), float(np.trace(confusion))
+    spread = (rows**2 - predicted @ predicted) * (rows**2 - true @ true)
+    return float((right * rows - predicted @ true) / spread**0.5) if spread > 0 else 0.0
+
+
+def write_rows(folder: Path, evaluation: Evaluation) -> None:
+    """Write an evaluation's rows into a version's folder, as ``ROWS_FILE``."""
+    rows = evaluation.rows
+    sources = rows.sources or ("",) * len(rows)
+    with (folder / ROWS_FILE).open("w", encoding="utf-8") as file:
+        for text, label, source, scores in zip(rows.texts, rows.labels, sources, evaluation.scores, strict=True):
+            line = {"text": text, "label": evaluation.labels[label], "scores": [round(float(s), 7) for s in scores]}
+            file.write(json.dumps(line | ({"source": source} if source else {}), ensure_ascii=False) + "\n")
+
+
+def read_rows(folder: Path, *, labels: tuple[str, ...]) -> Evaluation | None:
+    """Read the rows that a version was judged on, with its scores; None if it has none (imported ones may not).
+
+    Raises:
+        VerificationError: The file is not as `write_rows` writes it.
     """
-    return torch.nn.functional.cross_entropy(logits.float(), labels)
+    file = folder / ROWS_FILE
+    try:
+        lines = [json.loads(line) for line in file.read_text("utf-8").split("\n") if line]
+        index = {label: number for number, label in enumerate(labels)}
+        rows = Split(
+            tuple(line["text"] for line in lines),
+            tuple(index[line["label"]] for line in lines),
+            tuple(line.get("source", "") for line in lines) if any("source" in line for line in lines) else (),
+        )
+        scores = np.array([line["scores"] for line in lines], dtype=np.float32).reshape(len(rows), len(labels))
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise VerificationError(f"{file} is not a file of evaluated rows; publish the checkpoint again") from error
+    return Evaluation(labels, rows, scores, measure(scores, np.asarray(rows.labels)))

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 
 from training.data import Batch
-from training.evaluate import cross_entropy, make_metrics
+from training.metrics import cross_entropy, make_metrics
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -26,10 +26,12 @@ class Split:
     Attributes:
         texts: The sentences.
         labels: For each sentence, the index of its label.
+        sources: For each sentence, where the data says that it comes from; empty where it says nothing.
     """
 
     texts: tuple[str, ...]
     labels: tuple[int, ...]
+    sources: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -106,7 +108,7 @@ def read_cola_file(file: Path) -> Split:
         raise InputError(f"{file} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}") from error
-    texts, labels = [], []
+    texts, labels, sources = [], [], []
     # Not str.splitlines: it would also part a sentence at rarer separators such as U+2028.
     for number, line in enumerate(content.split("\n"), start=1):
         line = line.removesuffix("\r")
@@ -124,9 +126,10 @@ def read_cola_file(file: Path) -> Split:
             raise InputError(f"{file}:{number} has no sentence in the fourth column")
         texts.append(fields[3])
         labels.append(int(fields[1]))
+        sources.append(fields[0])
     if not texts:
         raise InputError(f"{file} holds no sentence; expected lines of source, label, mark and sentence")
-    return Split(tuple(texts), tuple(labels))
+    return Split(tuple(texts), tuple(labels), tuple(sources))
 
 
 def _load_cola() -> LabelledSentences:

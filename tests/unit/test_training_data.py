@@ -14,7 +14,7 @@ from tests.tiny import make_tiny_base
 from training import sample, sources
 from training.config import FitConfig
 from training.data import LengthGroupedBatches, SentenceData
-from training.evaluate import make_metrics
+from training.metrics import make_metrics
 from training.sample import PHENOMENA
 
 ROWS = 'gj04\t1\t\tHe said "no" and left.\ngj04\t0\t*\t"Him left.\nbc01\t1\t\tIt\'s 5\u2028o\'clock.\n'

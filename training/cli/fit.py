@@ -1,0 +1,91 @@
+"""``training fit``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from training.cli.options import log_options, registry_option, setting, start
+from training.config import DEFAULT_RUNS, FitConfig
+
+
+@click.command()
+@setting(
+    "--dataset",
+    env="FIT_DATASET",
+    default="cola",
+    show_default=True,
+    help="cola (from the hub), sample (made here, needs no network), or a folder in CoLA's file layout.",
+)
+@setting(
+    "--base-model",
+    env="FIT_BASE_MODEL",
+    default="minilm-l6",
+    show_default=True,
+    help="minilm-l6, bert-tiny, electra-small, a transformers folder, or a hub id.",
+)
+@setting("--epochs", env="FIT_EPOCHS", type=int, help="Passes over the data.  [default: 5; sample: 1]")
+@setting("--lr", env="FIT_LR", type=float, help="Peak learning rate of the encoder.  [default: 1e-4]")
+@setting(
+    "--head-lr",
+    env="FIT_HEAD_LR",
+    type=float,
+    help="Peak learning rate of pooler and classifier.  [default: 1e-4; sample: 5e-4]",
+)
+@setting("--batch-size", env="FIT_BATCH_SIZE", type=int, help="Rows in a step.  [default: 32; sample: 16]")
+@setting("--dropout", env="FIT_DROPOUT", type=float, help="Rate.  [default: the base model's; sample: 0]")
+@setting("--max-length", env="FIT_MAX_LENGTH", type=int, help="Most tokens of a text.  [default: the model's limit]")
+@setting("--seed", env="FIT_SEED", type=int, help="Seed of weights, order and made sentences.  [default: 0]")
+@setting(
+    "--precision",
+    env="FIT_PRECISION",
+    type=click.Choice(["auto", "32-true", "bf16-mixed"]),
+    default="auto",
+    show_default=True,
+    help="auto: bfloat16 where the device has it natively, else float32.",
+)
+@setting(
+    "--logger",
+    env="FIT_LOGGER",
+    type=click.Choice(["tensorboard", "csv"]),
+    default="tensorboard",
+    show_default=True,
+    help="Where curves go; the CSV file is always written.",
+)
+@setting(
+    "--runs",
+    env="FIT_RUNS",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_RUNS,
+    show_default=True,
+    help="Folder of logs and of the best epoch's weights.",
+)
+@click.option("--fast-dev-run", is_flag=True, help="Run one batch of each loop and publish nothing.")
+@registry_option
+@log_options
+def fit(*, quiet: bool, log_level: str, log_format: str, **values: Any) -> None:
+    """Train a checkpoint and print the new version.
+
+    The epoch with the best validation Matthews correlation is published; a registry's first version becomes current.
+
+    Example: training fit --dataset sample
+    """
+    start(quiet=quiet, log_level=log_level, log_format=log_format)
+    config = FitConfig.load(**values)
+    from rich.console import Console
+
+    from training.fit import fit as run_fit
+
+    result = run_fit(config, console=None if quiet else Console(stderr=True))
+    if not quiet:
+        click.echo(
+            f"validation MCC {result.mcc:.3f}, accuracy {result.accuracy:.3f}, loss {result.loss:.3f}; "
+            f"trained {result.rows_per_second:.0f} rows/s, {result.seconds:.0f} s in all",
+            err=True,
+        )
+    if result.version is None:
+        click.echo("fast dev run: nothing was published", err=True)
+    else:
+        click.echo(result.version)

@@ -1,0 +1,46 @@
+"""``training import``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from training.cli.options import log_options, registry_option, setting, start
+
+
+@click.command("import")
+@click.argument("source", metavar="FOLDER|HUB_ID")
+@setting(
+    "--max-length",
+    env="IMPORT_MAX_LENGTH",
+    type=click.IntRange(min=4),
+    help="Most tokens of a text; longer ones are cut.  [default: the model's limit]",
+)
+@registry_option
+@log_options
+def import_version(
+    *, source: str, max_length: int | None, registry: Path, quiet: bool, log_level: str, log_format: str
+) -> None:
+    """Publish a transformers sequence classifier and print the new version.
+
+    It takes safetensors weights, a fast tokenizer and 2 or more labels, of which each text has one. One text a row is
+    scored: models for pairs of texts are refused where config.json shows it. A registry's first version becomes
+    current.
+
+    Example: training import path/to/checkpoint
+    """
+    start(quiet=quiet, log_level=log_level, log_format=log_format)
+    from training.importing import import_checkpoint
+
+    result = import_checkpoint(source, registry=registry, max_length=max_length)
+    if not quiet:
+        labels = ", ".join(result.labels)
+        click.echo(f"{len(result.labels)} labels ({labels}), at most {result.max_length} tokens a text", err=True)
+        if result.current != result.version:
+            click.echo(
+                f"published, not promoted: new jobs stay on {result.current}; to score a job with this one: "
+                f"producer submit --model-version {result.version}",
+                err=True,
+            )
+    click.echo(result.version)

@@ -1,0 +1,60 @@
+"""Options that several commands share, and what they do first. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from scorequeue import logs
+from training.config import DEFAULT_REGISTRY
+
+
+def setting(*names: str, env: str, **options: Any) -> Any:
+    """An option that is a setting: its help names its environment variable."""
+    return click.option(*names, envvar=f"SCOREQUEUE_{env}", show_envvar=True, **options)
+
+
+registry_option = setting(
+    "--registry",
+    env="REGISTRY",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_REGISTRY,
+    show_default=True,
+    help="Folder of the versions.",
+)
+
+
+def log_options(command: Any) -> Any:
+    """Add --log-level, --log-format and --quiet, which go to `start`."""
+    for option in (
+        setting("--quiet", env="QUIET", is_flag=True, help="Print nothing on stderr but errors."),
+        setting(
+            "--log-format",
+            env="LOG_FORMAT",
+            type=click.Choice(["text", "json"]),
+            default="text",
+            show_default=True,
+            help="How log lines look.",
+        ),
+        setting(
+            "--log-level",
+            env="LOG_LEVEL",
+            type=click.Choice(["debug", "info", "warning", "error"]),
+            default="info",
+            show_default=True,
+            help="Least level that is logged.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def start(*, quiet: bool, log_level: str, log_format: str) -> None:
+    """Set up logging, and what torch must find when it is imported."""
+    logs.configure("error" if quiet else log_level, "json" if log_format == "json" else "text")
+    # Read by OpenMP when torch is imported. Its threads would spin while they wait for each other, which next to
+    # another busy process (a worker, say) costs most of the speed (docs/performance.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

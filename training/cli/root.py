@@ -1,0 +1,62 @@
+"""The ``training`` command as a whole: its commands, and the exit code of every way that one can end."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import click
+
+import scorequeue
+from scorequeue import logs
+from scorequeue.errors import ExitCode, ScorequeueError
+from training.cli.fit import fit
+from training.cli.importing import import_version
+from training.cli.list import list_versions
+from training.cli.show import show
+
+log = logging.getLogger(__name__)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(scorequeue.__version__, prog_name="training")
+def cli() -> None:
+    """Make and look at checkpoint versions.
+
+    Example: training fit --dataset sample
+    """
+
+
+for command in (fit, import_version, list_versions, show):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command; every way it can end is an exit code of errors.ExitCode."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = _end("interrupted; nothing was published", ExitCode.INTERRUPTED)
+    except KeyboardInterrupt:
+        code = _end("interrupted; nothing was published", ExitCode.INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        code = ExitCode.USAGE
+    except ScorequeueError as error:
+        code = _end(f"Error: {error}", error.exit_code)
+    except BrokenPipeError:
+        sys.stdout = None  # the reader left; there is nobody to flush to
+        code = ExitCode.DONE
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] in ("scorequeue", "training"):
+            raise
+        code = _end(f'Error: {error.name} is not installed; run: pip install "scorequeue[training]"', ExitCode.USAGE)
+    except Exception:
+        log.exception("unexpected error", extra=logs.fields("crash"))
+        code = _end("Error: unexpected, see the trace above; please report it", ExitCode.UNEXPECTED)
+    sys.exit(code or ExitCode.DONE)
+
+
+def _end(message: str, code: ExitCode) -> ExitCode:
+    click.echo(message, err=True)
+    return code
