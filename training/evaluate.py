@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from scorequeue.errors import VerificationError
+from training.confusion import correlate, count_confusion
 from training.predict import Predictor
 from training.sources import Split
 
@@ -77,20 +78,6 @@ def measure(scores: Scores, labels: NDArray[np.int64]) -> Figures:
         accuracy=float((predicted == labels).mean()),
         mcc=correlate(count_confusion(predicted, labels, label_count=scores.shape[1])),
     )
-
-
-def count_confusion(predicted: NDArray[np.int64], labels: NDArray[np.int64], *, label_count: int) -> NDArray[np.int64]:
-    """Rows by true label and predicted label: (labels, labels) int64."""
-    cells = np.bincount(labels * label_count + predicted, minlength=label_count**2)
-    return cells.reshape(label_count, label_count)
-
-
-def correlate(confusion: NDArray[np.int64]) -> float:
-    """Matthews correlation of a (true, predicted) table; R_K (Gorodkin 2004); 0 where it is not defined."""
-    true, predicted = confusion.sum(1).astype(float), confusion.sum(0).astype(float)
-    rows, right = true.sum(), float(np.trace(confusion))
-    spread = (rows**2 - predicted @ predicted) * (rows**2 - true @ true)
-    return float((right * rows - predicted @ true) / spread**0.5) if spread > 0 else 0.0
 
 
 def write_rows(folder: Path, evaluation: Evaluation) -> None:

@@ -6,12 +6,11 @@ import torch
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from training.confusion import correlate
+
 
 class MatthewsCorrelation(Metric):
-    """Matthews correlation over all rows seen since the last reset; R_K (Gorodkin 2004) for more than two labels.
-
-    A model that gives all rows one label has 0, as in scikit-learn. torchmetrics' own class gives such a model
-    (tp - fp) / sqrt(rows * tp * fp): 0.28 for 7 right of 10, which would keep a collapsed epoch as the best one.
+    """Matthews correlation over all rows seen since the last reset, as `correlate` has it.
 
     Args:
         labels: Number of labels.
@@ -39,15 +38,7 @@ class MatthewsCorrelation(Metric):
 
     def compute(self) -> torch.Tensor:
         """The correlation, from -1 to 1, float32."""
-        # Python's integers neither overflow nor round: products of four counts pass 2**63 at 60,000 rows.
-        counts: list[list[int]] = self.confusion.tolist()
-        rows = sum(map(sum, counts))
-        right = sum(counts[label][label] for label in range(len(counts)))
-        true = [sum(line) for line in counts]
-        predicted = [sum(column) for column in zip(*counts, strict=True)]
-        covariance = right * rows - sum(p * t for p, t in zip(predicted, true, strict=True))
-        spread = (rows**2 - sum(p * p for p in predicted)) * (rows**2 - sum(t * t for t in true))
-        return torch.tensor(covariance / spread**0.5 if spread else 0.0)
+        return torch.tensor(correlate(self.confusion.numpy(force=True)))
 
 
 def make_metrics(labels: int, *, prefix: str = "") -> MetricCollection:
