@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from scorequeue.errors import UsageError
+from training.config_files import closest, read_config
 
 DEFAULT_REGISTRY = Path(".scorequeue/registry")
 DEFAULT_RUNS = Path("runs")
 
-RECIPES: dict[str, dict[str, float]] = {
-    "sample": {"epochs": 1, "batch_size": 16, "head_lr": 5e-4, "dropout": 0.0},
-}
-"""What differs from the defaults for a dataset. The made sentences are many and clean: nothing is seen twice, so
-nothing needs dropout, and small batches give more steps in the same minute."""
+RECIPES = {"sample": "quick"}
+"""The shipped config that gives a dataset's settings where nothing else does."""
 
 
 class FitConfig(BaseModel):
     """How a checkpoint is trained; unknown names are refused.
 
     Attributes:
-        dataset: ``sample``, ``cola``, or a folder in CoLA's file layout.
+        dataset: ``sample``, ``cola``, a file of sentences and labels, or a folder of such files.
+        text_field: Column of the sentences in a file; None finds it by name.
+        label_field: Column of the labels in a file; None finds it by name.
         base_model: A name that base_models.py knows, a transformers folder, or a hub id.
         epochs: Passes over the training rows.
         lr: Peak learning rate of the encoder.
@@ -46,6 +47,8 @@ class FitConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     dataset: str = "cola"
+    text_field: str | None = None
+    label_field: str | None = None
     base_model: str = "minilm-l6"
     epochs: int = Field(default=5, ge=1)
     lr: float = Field(default=1e-4, gt=0, le=1)
@@ -64,17 +67,47 @@ class FitConfig(BaseModel):
     registry: Path = DEFAULT_REGISTRY
     runs: Path = DEFAULT_RUNS
 
+    @field_validator("*", mode="before")
     @classmethod
-    def load(cls, **values: object) -> FitConfig:
-        """Check settings; those that are None take the dataset's recipe, else the default.
+    def _refuse_yes_as_a_number(cls, value: Any, info: Any) -> Any:
+        # YAML reads yes, no, on and off as booleans, and pydantic would take them for 1 and 0.
+        wanted = cls.model_fields[info.field_name].annotation
+        if isinstance(value, bool) and bool not in (wanted, *get_args(wanted)):
+            raise ValueError("yes and no are no value of it")
+        return value
+
+    @classmethod
+    def load(cls, config: str | Path | None = None, /, **options: object) -> FitConfig:
+        """Check settings: options win over the config file, that over the dataset's recipe, that over the defaults.
+
+        Args:
+            config: A YAML file, or the name of a shipped config: ``quick``, ``cola``, ``seed``.
+            options: Settings by name; those that are None are not set.
 
         Raises:
-            UsageError: A value is out of range or a name is unknown.
+            UsageError: A value is out of range or a name is unknown; the message names the option, or file and key.
+            InputError: The file cannot be read, or is no YAML mapping.
         """
+        given = {name: value for name, value in options.items() if value is not None}
+        in_file = {} if config is None else read_config(str(config))
+        recipe = RECIPES.get(str((in_file | given).get("dataset")))
+        defaults = {} if recipe is None else read_config(recipe)
         try:
-            given = {name: value for name, value in values.items() if value is not None}
-            return cls.model_validate(RECIPES.get(str(given.get("dataset")), {}) | given)
+            return cls.model_validate(defaults | in_file | given)
         except ValidationError as error:
-            first = error.errors()[0]
-            name = "--" + "-".join(str(part) for part in first["loc"]).replace("_", "-")
-            raise UsageError(f"{name}: {first['msg']}, got {first['input']!r}") from error
+            raise UsageError(_explain(error, given=given, config=config, known=cls.model_fields)) from error
+
+
+def _explain(
+    error: ValidationError, *, given: Mapping[str, object], config: str | Path | None, known: Iterable[str]
+) -> str:
+    """The first fault in one line, named as the user wrote it: as an option, or as a key of the file."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    if path[0] in given or config is None:
+        where = "--" + "-".join(path).replace("_", "-")
+    else:
+        where = f"{config}: {'.'.join(path)}"
+    if first["type"] == "extra_forbidden":
+        return f"{where}: there is no such setting{closest(path[0], known) if len(path) == 1 else ''}"
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}, got {first['input']!r}"

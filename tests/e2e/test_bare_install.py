@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import venv
+import zipfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from scorequeue.ledger import Ledger
 from scorequeue.settings import Settings
 from tests.integration.scoring import score_waiting
 from tests.processes import environment
+from training.config_files import NAMES
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "transformers", "tokenizers", "numpy", "pytorch_lightning", "pyarrow")
@@ -83,6 +85,15 @@ def test_help_loads_the_command_line_and_nothing_else(bare: Path, tmp_path: Path
     assert loaded.stdout.splitlines()[-1] == "[]"
     assert help_text.returncode == 0
     assert "submit" in help_text.stdout
+
+
+def test_the_wheel_holds_the_configs_of_training(bare: Path) -> None:
+    """They are data, not code: a build leaves them out unless it is told."""
+    (wheel,) = bare.parents[1].glob("scorequeue-*.whl")
+
+    held = zipfile.ZipFile(wheel).namelist()
+
+    assert {f"training/configs/{name}.yaml" for name in NAMES} <= set(held)
 
 
 CLIENT = "from producer import Client\nprint(Client.__module__)\n"

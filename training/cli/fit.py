@@ -7,11 +7,17 @@ from typing import Any
 
 import click
 
-from training.cli.options import log_options, registry_option, setting, start
+from training.cli.options import given, log_options, registry_option, setting, start
 from training.config import DEFAULT_RUNS, FitConfig
 
 
 @click.command()
+@setting(
+    "--config",
+    env="FIT_CONFIG",
+    metavar="FILE|NAME",
+    help="Settings as YAML: a file, or quick, cola or seed, which are shipped. Options and variables win over it.",
+)
 @setting(
     "--dataset",
     env="FIT_DATASET",
@@ -65,20 +71,23 @@ from training.config import DEFAULT_RUNS, FitConfig
 @click.option("--fast-dev-run", is_flag=True, help="Run one batch of each loop and publish nothing.")
 @registry_option
 @log_options
-def fit(*, quiet: bool, log_level: str, log_format: str, **values: Any) -> None:
+@click.pass_context
+def fit(ctx: click.Context, *, quiet: bool, log_level: str, log_format: str, config: str | None, **_: Any) -> None:
     """Train a checkpoint and print the new version.
 
     The epoch with the best validation Matthews correlation is published; a registry's first version becomes current.
 
-    Example: training fit --dataset sample
+    Settings come from options, else variables, else the config file, else the dataset's recipe, else the defaults.
+
+    Example: training fit --config quick --epochs 2
     """
     start(quiet=quiet, log_level=log_level, log_format=log_format)
-    config = FitConfig.load(**values)
+    settings = FitConfig.load(config, **given(ctx, FitConfig.model_fields))
     from rich.console import Console
 
     from training.fit import fit as run_fit
 
-    result = run_fit(config, console=None if quiet else Console(stderr=True))
+    result = run_fit(settings, console=None if quiet else Console(stderr=True))
     if not quiet:
         click.echo(
             f"validation MCC {result.mcc:.3f}, accuracy {result.accuracy:.3f}, loss {result.loss:.3f}; "

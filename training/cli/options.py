@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from scorequeue import logs
 from training.config import DEFAULT_REGISTRY
@@ -25,6 +27,15 @@ registry_option = setting(
     show_default=True,
     help="Folder of the versions.",
 )
+
+
+def given(ctx: click.Context, names: Iterable[str]) -> dict[str, Any]:
+    """Those of the named options that the command line or the environment sets: a default leaves a config's value."""
+    return {
+        name: ctx.params[name]
+        for name in names
+        if name in ctx.params and ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }
 
 
 def log_options(command: Any) -> Any:
