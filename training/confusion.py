@@ -41,5 +41,5 @@ def correlate_sums(right: Any, true: NDArray[Any], predicted: NDArray[Any]) -> N
     true, predicted, right = (np.asarray(sums, dtype=np.float64) for sums in (true, predicted, right))
     rows = true.sum(-1)
     covariance = right * rows - (predicted * true).sum(-1)
-    spread = np.sqrt(rows**2 - (predicted**2).sum(-1)) * np.sqrt(rows**2 - (true**2).sum(-1))
-    return np.divide(covariance, spread, out=np.zeros_like(spread), where=spread > 0)
+    spread = np.sqrt((rows**2 - (predicted**2).sum(-1)) * (rows**2 - (true**2).sum(-1)))
+    return np.clip(np.divide(covariance, spread, out=np.zeros_like(spread), where=spread > 0), -1, 1)
