@@ -21,6 +21,7 @@ from scorequeue.logs import fields
 from scorequeue.registry import ManifestDraft, Registry
 from training import base_models, sources
 from training.config import FitConfig
+from training.curves import CurveRecorder, Curves
 from training.data import SentenceData
 from training.export import choose_golden, read_git_commit, read_packages, score_golden, write_folder
 from training.model import SentenceClassifier
@@ -44,6 +45,7 @@ class FitResult:
         loss: Validation loss of the same weights.
         rows_per_second: Training rows a second, validation and saving left out.
         seconds: Time of the whole fit, loading and publishing included.
+        curves: Loss and learning rate by step, validation figures by epoch.
     """
 
     version: str | None
@@ -52,6 +54,7 @@ class FitResult:
     loss: float
     rows_per_second: float
     seconds: float
+    curves: Curves
 
 
 def fit(config: FitConfig, *, console: Console | None = None) -> FitResult:
@@ -90,7 +93,7 @@ def fit(config: FitConfig, *, console: Console | None = None) -> FitResult:
         run = config.runs / "-".join(
             [started_at.strftime("%Y%m%dT%H%M%S"), Path(config.dataset).name, Path(config.base_model).name]
         )
-        speedometer = Speedometer()
+        speedometer, recorder = Speedometer(), CurveRecorder()
         best = ModelCheckpoint(
             run / "checkpoints", filename="best-{epoch}", monitor="val_mcc", mode="max", save_weights_only=True
         )
@@ -98,6 +101,7 @@ def fit(config: FitConfig, *, console: Console | None = None) -> FitResult:
             best,
             EarlyStopping("val_mcc", mode="max", patience=config.patience),
             speedometer,
+            recorder,
         ]
         if console is not None:
             callbacks.append(EpochProgress(console, speedometer=speedometer))
@@ -145,6 +149,7 @@ def fit(config: FitConfig, *, console: Console | None = None) -> FitResult:
         loss=figures["val_loss"],
         rows_per_second=speedometer.rows_per_second,
         seconds=(datetime.now(UTC) - started_at).total_seconds(),
+        curves=recorder.curves,
     )
 
 
