@@ -15,6 +15,7 @@ ScorequeueError
 │   └── ProtocolTooNewError     3  the namespace is served by a newer Scorequeue
 ├── NotFinishedError            4  gave up waiting, or results asked for before the end
 │   └── ResultsChangedError     4  the job ended anew after its results were read
+├── MarkHeldError               4  gave up waiting for another program that is at work in the registry
 ├── JobNotFoundError            5  no such job, or its results have expired
 │   └── JobDeletedError         5  somebody deleted it within the last hour
 ├── VersionError                6
@@ -121,6 +122,12 @@ class NotFinishedError(ScorequeueError):
 
 class ResultsChangedError(NotFinishedError):
     """The job was tried again after its results were read: they are to be read again before they may go."""
+
+
+class MarkHeldError(ScorequeueError):
+    """Another program is at work in the registry, and has not ended while this one waited."""
+
+    exit_code = ExitCode.NOT_FINISHED
 
 
 class JobNotFoundError(ScorequeueError):

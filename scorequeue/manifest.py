@@ -1,9 +1,9 @@
-"""What a checkpoint version says about itself, and the line that each change of ``current`` leaves."""
+"""What a checkpoint version says about itself, and the line that each decision about ``current`` leaves."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 
@@ -90,11 +90,23 @@ class Manifest(ManifestDraft):
 
 
 class HistoryEntry(BaseModel):
-    """One change of ``current``, as a line of history.jsonl."""
+    """What was decided about ``current``, as a line of history.jsonl.
+
+    Attributes:
+        at: When, by the clock of the host that decided.
+        action: ``promote``; ``rollback``: what was current before came back; ``refuse``: the gate said no, and
+            ``current`` stayed. Lines of before there were rollbacks have none and are promotes.
+        from_version: What was current; None for nothing.
+        to_version: What became current, or was refused.
+        why: The reason.
+        numbers: What the gate's verdict was based on.
+        forced: Whether a verdict was overruled.
+    """
 
     model_config = ConfigDict(frozen=True, populate_by_name=True, serialize_by_alias=True)
 
     at: AwareDatetime
+    action: Literal["promote", "rollback", "refuse"] = "promote"
     from_version: str | None = Field(alias="from")
     to_version: str = Field(alias="to")
     why: str

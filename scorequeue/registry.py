@@ -2,45 +2,50 @@
 
 What can happen to a version, in order::
 
-    publish: copied aside into a hidden folder -> hashed, synced -> renamed into place (immutable from here)
-    verify:  every file is there, hashes as the manifest says, and nothing else is there
-    promote: compare-and-swap of ``current`` (atomic rename), noted in history.jsonl
+    publish:  copied aside into a hidden folder -> hashed, synced -> renamed into place (immutable from here)
+    verify:   every file is there, hashes as the manifest says, and nothing else is there
+    promote:  compare-and-swap of ``current`` (atomic rename), noted in history.jsonl
+    rollback: the same, to what was current before
+    prune:    renamed aside (gone for everybody), then deleted (pruning.py)
 
 Readers need only ordinary reads: a version folder is complete as soon as its name exists, and ``current`` is always
-whole. Hosts may share the root (NFS): nothing here assumes flock, only atomic rename and exclusive creation.
+whole. Hosts may share the root (NFS): nothing here assumes flock, only atomic rename and exclusive creation. Whoever
+changes ``current`` or takes a version away holds one mark (marks.py) meanwhile.
 """
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
 import re
 import secrets
 import shutil
-import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from scorequeue.errors import GateRefusedError, InternalError, VerificationError, VersionNotFoundError
-from scorequeue.folders import check_contents, copy_file, hash_file, list_files, sync_folder, write_synced
-from scorequeue.manifest import MANIFEST_FORMAT, MANIFEST_NAME, GoldenSentence, HistoryEntry, Manifest, ManifestDraft
+from scorequeue.errors import GateRefusedError, InternalError, MarkHeldError, VerificationError, VersionNotFoundError
+from scorequeue.folders import check_contents, copy_file, list_files, sync_folder, write_synced
+from scorequeue.history import append_history, read_history, way_back
+from scorequeue.manifest import MANIFEST_NAME, GoldenSentence, HistoryEntry, Manifest, ManifestDraft
+from scorequeue.marks import Mark
+from scorequeue.verification import read_manifest, verify_folder
 
 __all__ = ["GoldenSentence", "HistoryEntry", "Manifest", "ManifestDraft", "Registry"]
 
 VERSION_PATTERN = re.compile(r"\d{8}T\d{6}-[0-9a-f]{6}")
 STAMP_FORMAT = "%Y%m%dT%H%M%S"
 
-PROMOTE_WAIT_S = 10.0
-"""How long a promote waits for another one, which takes well under a second."""
+MARK_STALE_S = 20.0
+"""A mark not touched for so long was left by a process that died; holders touch it four times as often."""
 
-PROMOTE_STALE_S = 60.0
-"""A promote mark older than this was left by a process that died."""
+STALE_READS = 3
+"""How often ``current`` is opened again where a file server says that it was just replaced by another host."""
+
+MARK_WAIT_S = 30.0
+"""How long a change waits for another one, which takes well under a second: long enough to outlast a dead holder."""
 
 
 class Registry:
@@ -73,16 +78,23 @@ class Registry:
             VerificationError: The pointer holds something that is not a version name.
         """
         try:
-            name = self._current.read_text("utf-8").strip()
+            name = self._read_pointer()
         except FileNotFoundError:
             return None
         except UnicodeDecodeError:
             name = "binary data"
         if not VERSION_PATTERN.fullmatch(name):
             raise VerificationError(
-                f"{self._current} should hold one version name but holds {name[:40]!r}; promote a version"
+                f"{self._current} should hold one version name but holds {name[:40]!r}; `training rollback` mends it"
             )
         return name
+
+    def pointed(self) -> str | None:
+        """What ``current`` names if it names a version; None also where it is damaged, so that it can be mended."""
+        try:
+            return self.current()
+        except VerificationError:
+            return None
 
     def resolve(self, version: str | None) -> str:
         """The name of a version that exists; None stands for ``current``.
@@ -124,24 +136,7 @@ class Registry:
             VersionNotFoundError: There is no such version.
             VerificationError: The manifest is missing, unreadable, of a newer format or another version's.
         """
-        file = self.path(version) / MANIFEST_NAME
-        try:
-            manifest = Manifest.model_validate_json(file.read_bytes())
-        except FileNotFoundError as error:
-            raise VerificationError(f"{file} is missing; publish the checkpoint again") from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the file"
-            raise VerificationError(f"{file} is not a manifest: {where}: {first['msg']}") from error
-        if manifest.format > MANIFEST_FORMAT:
-            raise VerificationError(
-                f"{file} has format {manifest.format}, this program reads up to {MANIFEST_FORMAT}; upgrade it"
-            )
-        if manifest.version != version:
-            raise VerificationError(
-                f"{file} describes version {manifest.version}, not {version}; publish the checkpoint again"
-            )
-        return manifest
+        return read_manifest(self.path(version))
 
     def verify(self, version: str) -> Manifest:
         """Check every file of a version against its manifest.
@@ -150,27 +145,7 @@ class Registry:
             VersionNotFoundError: There is no such version.
             VerificationError: A file is missing, altered, unlisted or not safetensors; the message names it.
         """
-        manifest = self.manifest(version)
-        folder = self.path(version)
-        present = list_files(folder)
-        for name in manifest.files:
-            if name not in present:
-                raise VerificationError(
-                    f"{folder / name} is listed in the manifest but missing; publish the checkpoint again"
-                )
-        for name in present:
-            # An unlisted file can change what is loaded: adapter_config.json or an index beside the weights does.
-            if name not in manifest.files and name != MANIFEST_NAME:
-                raise VerificationError(f"{folder / name} is not listed in the manifest; remove it")
-        check_contents(folder, manifest.files, labels=manifest.labels)
-        for name, expected in manifest.files.items():
-            if (folder / name).is_symlink():
-                raise VerificationError(f"{folder / name} is a link, not a file; publish the checkpoint again")
-            if hash_file(folder / name) != expected:
-                raise VerificationError(
-                    f"{folder / name} does not have the sha256 that its manifest names; publish the checkpoint again"
-                )
-        return manifest
+        return verify_folder(self.path(version))
 
     def publish(self, folder: Path, *, draft: ManifestDraft) -> str:
         """Copy a transformers folder into the registry as a new version.
@@ -214,10 +189,14 @@ class Registry:
             ) from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-        if self.current() is None:
+        if not self._current.exists():
             # Another trainer's first version may be faster; this one is published all the same.
-            with contextlib.suppress(GateRefusedError):
+            try:
                 self.promote(version, expected=None, why="first version")
+            except MarkHeldError as error:
+                raise MarkHeldError(f"{version} is published but not current: {error}") from error
+            except GateRefusedError:
+                pass
         return version
 
     def promote(
@@ -233,7 +212,7 @@ class Registry:
 
         Args:
             version: The new current version.
-            expected: What ``current`` was when the caller judged; None for nothing.
+            expected: What `pointed` was when the caller judged; None for nothing.
             why: The reason, for the history.
             forced: Whether a gate's verdict was overruled.
             numbers: What the verdict was based on, for the history.
@@ -241,59 +220,105 @@ class Registry:
         Raises:
             VersionNotFoundError: There is no such version.
             VerificationError: The version does not match its manifest.
-            GateRefusedError: ``current`` has changed since, or another promote is running.
+            GateRefusedError: ``current`` has changed since.
+            MarkHeldError: Another program has been changing the registry for too long.
             InternalError: The registry cannot be written.
         """
         self.verify(version)
-        entry = HistoryEntry(
-            at=self._now(), from_version=expected, to_version=version, why=why, numbers=numbers or {}, forced=forced
+        self._move(
+            HistoryEntry(
+                at=self._now(), from_version=expected, to_version=version, why=why, numbers=numbers or {}, forced=forced
+            )
         )
+
+    def rollback(self, *, why: str) -> str:
+        """Point ``current`` at what it was before (where it is damaged: at what it was last), and say what that is.
+
+        Raises:
+            VersionNotFoundError: Nothing was current before, or all of it was pruned.
+            VerificationError: What was current before does not match its manifest.
+            GateRefusedError: ``current`` changed meanwhile.
+            MarkHeldError: Another program has been changing the registry for too long.
+            InternalError: The registry cannot be written.
+        """
+        present, target = self.pointed(), self.previous()
+        if target is None:
+            raise VersionNotFoundError(
+                f"nothing to go back to: {self._history} names no version before {present} that is still there; "
+                "see `training list`, and `training promote VERSION`"
+            )
+        self.verify(target)
+        self._move(HistoryEntry(at=self._now(), action="rollback", from_version=present, to_version=target, why=why))
+        return target
+
+    def refuse(self, version: str, *, expected: str | None, why: str, numbers: dict[str, Any]) -> None:
+        """Note in the history that the gate said no to a version; ``current`` stays.
+
+        Raises:
+            MarkHeldError: Another program has been changing the registry for too long.
+            InternalError: The registry cannot be written.
+        """
+        entry = HistoryEntry(
+            at=self._now(), action="refuse", from_version=expected, to_version=version, why=why, numbers=numbers
+        )
+        with self.changing():
+            append_history(self._history, entry)
+
+    def previous(self) -> str | None:
+        """The version that `rollback` brings back; None where there is none."""
+        present, there = self.pointed(), set(self.versions())
+        back = way_back(self.history(), present)
+        return next((version for version in back if version in there and version != present), None)
+
+    def history(self) -> list[HistoryEntry]:
+        """Every decision about ``current``, oldest first; a line torn by a crash is left out."""
+        return read_history(self._history)
+
+    @contextmanager
+    def changing(self) -> Iterator[Mark]:
+        """Be the only one that changes ``current``, the history, or which versions there are to lose.
+
+        Raises:
+            MarkHeldError: Another program has been at it for too long.
+            InternalError: The registry cannot be written.
+        """
         try:
-            with self._promoting() as is_still_ours:
-                found = self.current()
-                if found != expected:
-                    raise GateRefusedError(
-                        f"current is {found}, not {expected} as it was when {version} was judged; judge it again"
-                    )
-                aside = self.root / f".current-{secrets.token_hex(8)}"
-                try:
-                    # All that needs disk space comes before the rename, and no change of current lacks its line.
-                    write_synced(aside, version + "\n")
-                    if not is_still_ours():
-                        raise GateRefusedError(f"another promote took over from this one; judge {version} again")
-                    self._append_history(entry)
-                    aside.replace(self._current)
-                finally:
-                    aside.unlink(missing_ok=True)
-                sync_folder(self.root)
+            with Mark(self.root / ".promoting", stale_s=MARK_STALE_S, wait_s=MARK_WAIT_S, now=self._now) as mark:
+                yield mark
         except OSError as error:
             raise InternalError(
                 f"cannot write to registry {self.root}: {error.strerror}; make room or fix its rights and run it again"
             ) from error
 
-    def history(self) -> list[HistoryEntry]:
-        """Every change of ``current``, oldest first; a line torn by a crash is left out."""
-        try:
-            lines = self._history.read_bytes().splitlines()
-        except FileNotFoundError:
-            return []
-        entries = []
-        for line in lines:
+    def _move(self, entry: HistoryEntry) -> None:
+        version = entry.to_version
+        with self.changing() as mark:
+            found = self.pointed()
+            if found != entry.from_version:
+                raise GateRefusedError(
+                    f"current is {found}, not {entry.from_version} as it was when {version} was judged; judge it again"
+                )
+            self.path(version)  # it was verified before; meanwhile a prune may have taken it away
+            aside = self.root / f".current-{secrets.token_hex(8)}"
             try:
-                entries.append(HistoryEntry.model_validate_json(line))
-            except ValidationError:
-                continue
-        return entries
+                # All that needs disk space comes before the rename, and no change of current lacks its line.
+                write_synced(aside, version + "\n")
+                if not mark.is_held():
+                    raise GateRefusedError(f"another promote took over from this one; judge {version} again")
+                append_history(self._history, entry)
+                aside.replace(self._current)
+            finally:
+                aside.unlink(missing_ok=True)
+            sync_folder(self.root)
 
-    def _append_history(self, entry: HistoryEntry) -> None:
-        with self._history.open("ab+") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    file.write(b"\n")
-            file.write(entry.model_dump_json().encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+    def _read_pointer(self) -> str:
+        for _ in range(STALE_READS):
+            try:
+                return self._current.read_text("utf-8").strip()
+            except OSError as error:
+                if error.errno != errno.ESTALE:
+                    raise
+        return self._current.read_text("utf-8").strip()
 
     def _next_name(self, created_at: datetime) -> str:
         """A name that sorts after all others, also for two versions of one second or a clock that was set back."""
@@ -301,41 +326,3 @@ class Registry:
         if newest := self.versions()[-1:]:
             stamp = max(stamp, datetime.strptime(newest[0][:15], STAMP_FORMAT) + timedelta(seconds=1))
         return f"{stamp.strftime(STAMP_FORMAT)}-{secrets.token_hex(3)}"
-
-    @contextmanager
-    def _promoting(self) -> Iterator[Callable[[], bool]]:
-        """Hold the mark that lets one promote at a time run, and yield a check that it is still held."""
-        mark = self.root / ".promoting"
-        token = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}"
-        until = time.monotonic() + PROMOTE_WAIT_S
-        while True:
-            try:
-                with mark.open("x", encoding="utf-8") as file:
-                    file.write(token)
-                break
-            except FileExistsError:
-                pass
-            try:
-                if time.time() - mark.stat().st_mtime > PROMOTE_STALE_S:
-                    # Renaming lets exactly one waiter remove it.
-                    mark.rename(self.root / f".stale-{secrets.token_hex(8)}")
-                    continue
-            except FileNotFoundError:
-                continue
-            if time.monotonic() > until:
-                raise GateRefusedError(f"another promote holds {mark}; try again in a minute")
-            time.sleep(0.05)
-
-        def is_still_ours() -> bool:
-            try:
-                return mark.read_text("utf-8") == token
-            except FileNotFoundError:
-                return False
-
-        try:
-            yield is_still_ours
-        finally:
-            if is_still_ours():
-                mark.unlink(missing_ok=True)
-            for stale in self.root.glob(".stale-*"):
-                stale.unlink(missing_ok=True)

@@ -107,5 +107,5 @@ def test_damaged_current_shows_and_holds_no_job_up(site: Site) -> None:
 
     assert named.wait(timeout_s=60).model_version == second
     assert other.wait(timeout_s=60).model_version == first
-    until(lambda: "promote a version" in site.worker.about()["registry_error"], what="a reason")
+    until(lambda: "training rollback" in site.worker.about()["registry_error"], what="a reason")
     assert site.worker.log.read_text().count("registry_unreadable") == 1

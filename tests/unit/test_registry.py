@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -228,6 +229,78 @@ def test_a_damaged_pointer_is_not_followed(registry: Registry, tiny: Path) -> No
 
     with pytest.raises(VerificationError, match="should hold one version name"):
         registry.resolve(None)
+
+
+def test_rollback_goes_back_one_by_one(registry: Registry, tiny: Path) -> None:
+    first, second, third = (registry.publish(tiny, draft=draft(seed=seed)) for seed in range(3))
+    registry.promote(second, expected=first, why="better")
+    registry.promote(third, expected=second, why="better")
+
+    assert (registry.previous(), registry.rollback(why="worse than it looked")) == (second, second)
+    assert registry.rollback(why="no") == first
+    with pytest.raises(VersionNotFoundError, match="nothing to go back to"):
+        registry.rollback(why="no")
+
+    assert registry.current() == first
+    assert [(entry.action, entry.to_version) for entry in registry.history()][3:] == [
+        ("rollback", second),
+        ("rollback", first),
+    ]
+
+
+def test_rollback_passes_over_what_is_gone(registry: Registry, tiny: Path) -> None:
+    first, second, third = (registry.publish(tiny, draft=draft(seed=seed)) for seed in range(3))
+    registry.promote(second, expected=first, why="better")
+    registry.promote(third, expected=second, why="better")
+    shutil.rmtree(registry.path(second))
+
+    assert registry.rollback(why="worse") == first
+
+
+def test_rollback_never_brings_back_what_is_damaged(registry: Registry, tiny: Path) -> None:
+    first, second = (registry.publish(tiny, draft=draft(seed=seed)) for seed in range(2))
+    registry.promote(second, expected=first, why="better")
+    (registry.path(first) / "config.json").write_text("{}")
+
+    with pytest.raises(VerificationError, match=r"config\.json"):
+        registry.rollback(why="worse")
+
+    assert registry.current() == second
+
+
+def test_rollback_mends_a_damaged_pointer(registry: Registry, tiny: Path) -> None:
+    """Whoever finds it torn is told to; what the history says was current comes back."""
+    first, second = (registry.publish(tiny, draft=draft(seed=seed)) for seed in range(2))
+    registry.promote(second, expected=first, why="better")
+    (registry.root / "current").write_bytes(b"\xff")
+
+    assert registry.rollback(why="torn") == second
+    assert registry.rollback(why="worse") == first
+
+
+def test_promote_of_what_was_pruned_meanwhile_is_refused(
+    registry: Registry, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Verified, then taken away by somebody who held the mark first."""
+    first, second = (registry.publish(tiny, draft=draft(seed=seed)) for seed in range(2))
+    verify = registry.verify
+    monkeypatch.setattr(registry, "verify", lambda version: (verify(version), shutil.rmtree(registry.path(version))))
+
+    with pytest.raises(VersionNotFoundError):
+        registry.promote(second, expected=first, why="better")
+
+    assert registry.current() == first
+    assert len(registry.history()) == 1
+
+
+def test_refusal_leaves_a_line_and_nothing_else(registry: Registry, tiny: Path) -> None:
+    first, second = (registry.publish(tiny, draft=draft(seed=seed)) for seed in range(2))
+
+    registry.refuse(second, expected=first, why="worse", numbers={"mcc": 0.1})
+
+    assert (registry.current(), registry.previous()) == (first, None)
+    line = registry.history()[-1]
+    assert (line.action, line.from_version, line.to_version, line.numbers) == ("refuse", first, second, {"mcc": 0.1})
 
 
 def copy(source: Path, target: Path) -> Path:
