@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types docs faults bench clean
+.PHONY: help setup demo test lint types docs faults bench bench-training clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit("Scorequeue needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
@@ -55,6 +55,10 @@ faults: $(VENV)/.dev ## kill real processes, count the rows, print a table
 
 bench: $(VENV)/.dev ## speed, as ratios in one run
 	@$(BIN)/python -m tests.benchmarks
+
+bench-training: $(VENV)/.dev ## training beside transformers' Trainer: speed and quality (an hour)
+	@$(PIP) -c constraints.txt -e '.[bench]'
+	@$(BIN)/python -m tests.benchmarks.training
 
 clean: ## remove .venv and the local state, checkpoints too
 	rm -rf $(VENV) .scorequeue runs build dist *.egg-info
