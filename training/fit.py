@@ -72,7 +72,9 @@ def fit(config: FitConfig, *, console: Console | None = None) -> FitResult:
     started_at = datetime.now(UTC)
     with quiet_libraries():
         pl.seed_everything(config.seed, verbose=False)
-        dataset = sources.load(config.dataset, seed=config.seed)
+        dataset = sources.load(
+            config.dataset, seed=config.seed, text_field=config.text_field, label_field=config.label_field
+        )
         base = base_models.load(config.base_model, labels=dataset.labels, max_length=config.max_length)
         data = SentenceData(
             dataset,

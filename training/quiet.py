@@ -11,7 +11,8 @@ TALKATIVE_LOGGERS = (
     "pytorch_lightning",  # "GPU available: False", tips for its paid services
     "lightning_fabric",
     "lightning",
-    "httpx",  # one line per request to the hub
+    "httpx",  # one line per request to the hub; its newer versions
+    "httpx2",
     "huggingface_hub",
     "datasets",
 )

@@ -1,154 +1,137 @@
-"""Labelled sentences by dataset name: the made sample, CoLA from the hub, or a folder in CoLA's file layout."""
+"""Labelled sentences by dataset name: the made sample, CoLA from the hub, or files."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
+from typing import TypeVar
 
-from scorequeue.errors import InputError, UsageError
+from scorequeue.errors import UsageError
 from training import sample
+from training.cola import DEV_FILE, LABELS, TRAIN_FILE, load_cola, read_cola_folder, to_split
+from training.file_dataset import load_files, number_labels, part, read_tables
+from training.sentences import LabelledSentences, Split
+from training.table_formats import SUFFIXES
+from training.tables import concatenate
 
-LABELS = ("unacceptable", "acceptable")
-"""CoLA's meaning of 0 and 1."""
+__all__ = ["DEV_FILE", "LABELS", "SPLITS", "TRAIN_FILE", "LabelledSentences", "Split", "load", "load_split"]
 
-TRAIN_FILE = "in_domain_train.tsv"
-DEV_FILE = "in_domain_dev.tsv"
-COLUMNS = 4
-"""Source, label, the original author's mark, sentence."""
+T = TypeVar("T", bound=Sized)
 
+SPLITS = ("train", "dev", "test", "all")
+"""What `load_split` gives: ``all`` is every row, in a single file its train and dev together."""
 
-@dataclass(frozen=True, slots=True)
-class Split:
-    """Sentences with their labels.
-
-    Attributes:
-        texts: The sentences.
-        labels: For each sentence, the index of its label.
-        sources: For each sentence, where the data says that it comes from; empty where it says nothing.
-    """
-
-    texts: tuple[str, ...]
-    labels: tuple[int, ...]
-    sources: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.texts)
+EXPECTED = (
+    f"expected sample, cola, a file of sentences and labels ({', '.join(SUFFIXES)}), or a folder with train.csv (and "
+    f"dev.csv, test.csv) or with {TRAIN_FILE} and {DEV_FILE}"
+)
 
 
-@dataclass(frozen=True, slots=True)
-class LabelledSentences:
-    """A dataset to fit on.
-
-    Attributes:
-        name: As the user named it.
-        labels: Label names by index.
-        train: What is learned from.
-        dev: What is validated on.
-    """
-
-    name: str
-    labels: tuple[str, ...]
-    train: Split
-    dev: Split
-
-    def describe(self) -> dict[str, object]:
-        """Name, rows and a fingerprint that changes with any text, label or their order."""
-        digest = hashlib.sha256()
-        for split in (self.train, self.dev):
-            for text, label in zip(split.texts, split.labels, strict=True):
-                digest.update(f"{label}\t{text}\n".encode())
-            digest.update(b"\f")
-        return {
-            "name": self.name,
-            "fingerprint": digest.hexdigest(),
-            "train_rows": len(self.train),
-            "dev_rows": len(self.dev),
-        }
-
-
-def load(name: str, *, seed: int) -> LabelledSentences:
+def load(name: str, *, seed: int, text_field: str | None = None, label_field: str | None = None) -> LabelledSentences:
     """Load a dataset by name.
 
     Args:
-        name: ``sample``, ``cola``, or a folder with ``in_domain_train.tsv`` and ``in_domain_dev.tsv``.
+        name: ``sample``, ``cola``, a file, a folder with a file per part, or a folder in CoLA's layout.
         seed: Seed of the made sentences; the others do not depend on it.
+        text_field: Column of the texts in files; None finds it by name.
+        label_field: Column of the labels in files; None finds it by name.
 
     Raises:
         UsageError: There is no such dataset, or the hub cannot be reached.
         InputError: A file is missing, empty or malformed; the message names file and line.
+        MissingFieldError: A column is not there; the message names those that are.
     """
-    if name == "sample":
-        train, dev = sample.make(seed=seed)
-        return LabelledSentences(name, LABELS, _to_split(train), _to_split(dev))
-    if name == "cola":
-        return _load_cola()
-    folder = Path(name)
-    if folder.is_dir():
-        return LabelledSentences(name, LABELS, read_cola_file(folder / TRAIN_FILE), read_cola_file(folder / DEV_FILE))
-    if folder.exists():
-        raise InputError(f"{name} is a file; expected sample, cola or a folder with {TRAIN_FILE} and {DEV_FILE}")
-    raise UsageError(f"no dataset {name!r}; expected sample, cola or a folder with {TRAIN_FILE} and {DEV_FILE}")
+    if _is_in_files(name):
+        return load_files(Path(name), text_field=text_field, label_field=label_field)
+    dataset = _load_named(name, seed=seed)
+    if text_field is not None or label_field is not None:
+        raise UsageError(f"dataset {name} has its columns already; --text-field and --label-field are for files")
+    return dataset
 
 
-def read_cola_file(file: Path) -> Split:
-    """Read CoLA's raw layout: source, label, mark and sentence, parted by tabs, without header or quoting.
+def load_split(
+    name: str,
+    split: str = "dev",
+    *,
+    seed: int,
+    text_field: str | None = None,
+    label_field: str | None = None,
+    labels: Sequence[str] | None = None,
+) -> Split:
+    """Load one part of a dataset, the same rows as `load` gives.
+
+    Args:
+        name: As for `load`.
+        split: One of `SPLITS`; ``validation`` is ``dev``.
+        seed: As for `load`.
+        text_field: As for `load`.
+        label_field: As for `load`.
+        labels: Label names of a version, by index: the part's labels get these indices. A file whose labels are
+            whole numbers holds indices if these names are words. None takes the dataset's own.
 
     Raises:
-        InputError: The file is missing, empty, not UTF-8, or a line is not as described.
+        UsageError: There is no such dataset or part, or one of its labels is none of the version's.
+        InputError: As for `load`.
+        MissingFieldError: As for `load`.
     """
-    try:
-        content = file.read_text("utf-8")
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{file} is missing; a dataset folder holds {TRAIN_FILE} and {DEV_FILE} (source, label, mark, sentence)"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}") from error
-    texts, labels, sources = [], [], []
-    # Not str.splitlines: it would also part a sentence at rarer separators such as U+2028.
-    for number, line in enumerate(content.split("\n"), start=1):
-        line = line.removesuffix("\r")
-        if not line:
-            continue
-        fields = line.split("\t")
-        if len(fields) != COLUMNS:
-            raise InputError(
-                f"{file}:{number} has {len(fields)} tab-separated columns, expected {COLUMNS}: "
-                "source, label, mark, sentence"
-            )
-        if fields[1] not in ("0", "1"):
-            raise InputError(f"{file}:{number} has the label {fields[1][:20]!r}, expected 0 or 1 in the second column")
-        if not fields[3].strip():
-            raise InputError(f"{file}:{number} has no sentence in the fourth column")
-        texts.append(fields[3])
-        labels.append(int(fields[1]))
-        sources.append(fields[0])
-    if not texts:
-        raise InputError(f"{file} holds no sentence; expected lines of source, label, mark and sentence")
-    return Split(tuple(texts), tuple(labels), tuple(sources))
+    split = "dev" if split == "validation" else split
+    if split not in SPLITS:
+        raise UsageError(f"no split {split!r}; expected {', '.join(SPLITS)}")
+    if labels is None or not _is_in_files(name):
+        dataset = load(name, seed=seed, text_field=text_field, label_field=label_field)
+        chosen = _choose(name, split, {"train": dataset.train, "dev": dataset.dev, "test": dataset.test})
+        indices = range(len(dataset.labels)) if labels is None else _match(dataset, labels)
+        return Split(
+            tuple(text for one in chosen for text in one.texts),
+            tuple(indices[label] for one in chosen for label in one.labels),
+            tuple(source for one in chosen for source in one.sources),
+        )
+    # Not through `load`: a file to judge a version by may hold a single label, or nothing to train on.
+    tables = read_tables(Path(name), text_field=text_field, label_field=label_field)
+    if split != "all":
+        parts = part(tables)
+        tables = {"train": parts.train, "dev": parts.dev, "test": parts.test}
+    chosen = _choose(name, split, tables)
+    return number_labels(concatenate(chosen), names=labels, where=Path(name))
 
 
-def _load_cola() -> LabelledSentences:
-    import datasets
+def _choose(name: str, split: str, parts: Mapping[str, T | None]) -> list[T]:
+    chosen = [rows for part, rows in parts.items() if split in (part, "all") and rows is not None]
+    if not any(map(len, chosen)):
+        there = [part for part, rows in parts.items() if rows is not None and len(rows)]
+        raise UsageError(f"dataset {name} has no split {split}; it has {', '.join(there) or 'no rows'}")
+    return chosen
 
-    datasets.disable_progress_bars()
-    try:
-        cola = datasets.load_dataset("nyu-mll/glue", "cola")
-    except Exception as error:  # datasets raises requests', httpx's, its own and OSError for the same unplugged cable
-        raise UsageError(
-            f"dataset cola cannot be fetched from the hub ({type(error).__name__}); check the network, "
-            f"or give a folder with {TRAIN_FILE} and {DEV_FILE}"
-        ) from error
-    train, dev = (
-        _to_split(zip(cola[part]["sentence"], cola[part]["label"], strict=True)) for part in ("train", "validation")
+
+def _match(dataset: LabelledSentences, labels: Sequence[str]) -> list[int]:
+    """For each label of a dataset the index that a version gives it."""
+    if set(dataset.labels) <= set(labels):
+        return [labels.index(name) for name in dataset.labels]
+    # The names that transformers gives to outputs without one, as most classifiers of the hub have: these are places.
+    if len(labels) == len(dataset.labels) and all(name == f"LABEL_{place}" for place, name in enumerate(labels)):
+        return list(range(len(labels)))
+    raise UsageError(
+        f"dataset {dataset.name} has the labels {', '.join(dataset.labels)}, the version has {', '.join(labels)}; "
+        "choose a dataset with the version's labels"
     )
-    return LabelledSentences("cola", LABELS, train, dev)
 
 
-def _to_split(rows: Iterable[tuple[str, int]]) -> Split:
-    pairs: Sequence[tuple[str, int]] = list(rows)
-    return Split(tuple(text for text, _ in pairs), tuple(int(label) for _, label in pairs))
+def _is_in_files(name: str) -> bool:
+    """Whether a dataset is read from files with named columns."""
+    path = Path(name)
+    return name not in ("sample", "cola") and (path.is_file() or (path.is_dir() and not _is_cola_folder(path)))
+
+
+def _is_cola_folder(path: Path) -> bool:
+    return (path / TRAIN_FILE).is_file() or (path / DEV_FILE).is_file()
+
+
+def _load_named(name: str, *, seed: int) -> LabelledSentences:
+    if name == "sample":
+        train, dev = sample.make(seed=seed)
+        return LabelledSentences(name, LABELS, to_split(train), to_split(dev))
+    if name == "cola":
+        return load_cola()
+    if _is_cola_folder(Path(name)):
+        return read_cola_folder(Path(name))
+    raise UsageError(f"no dataset {name!r}; {EXPECTED}")

@@ -77,7 +77,7 @@ def test_a_missing_dev_file_is_named(cola_folder: Path) -> None:
 
 
 def test_unknown_dataset_names_what_there_is() -> None:
-    with pytest.raises(UsageError, match="expected sample, cola or a folder"):
+    with pytest.raises(UsageError, match="expected sample, cola, a file of sentences and labels"):
         sources.load("glue", seed=0)
 
 

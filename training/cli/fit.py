@@ -23,8 +23,15 @@ from training.config import DEFAULT_RUNS, FitConfig
     env="FIT_DATASET",
     default="cola",
     show_default=True,
-    help="cola (from the hub), sample (made here, needs no network), or a folder in CoLA's file layout.",
+    help="cola (from the hub), sample (made here, needs no network), a csv, tsv, jsonl or parquet file, or a folder "
+    "with train and dev files or in CoLA's layout.",
 )
+@setting(
+    "--text-field",
+    env="FIT_TEXT_FIELD",
+    help="Column of the texts in files.  [default: text, sentence, the only other]",
+)
+@setting("--label-field", env="FIT_LABEL_FIELD", help="Column of the labels in files.  [default: label, labels, class]")
 @setting(
     "--base-model",
     env="FIT_BASE_MODEL",
