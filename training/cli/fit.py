@@ -2,84 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from training.cli.options import given, log_options, registry_option, setting, start
-from training.config import DEFAULT_RUNS, FitConfig
+from training.cli.fit_options import fit_options, read_config
+from training.cli.options import log_options, start
 
 
 @click.command()
-@setting(
-    "--config",
-    env="FIT_CONFIG",
-    metavar="FILE|NAME",
-    help="Settings as YAML: a file, or quick, cola or seed, which are shipped. Options and variables win over it.",
-)
-@setting(
-    "--dataset",
-    env="FIT_DATASET",
-    default="cola",
-    show_default=True,
-    help="cola (from the hub), sample (made here, needs no network), a csv, tsv, jsonl or parquet file, or a folder "
-    "with train and dev files or in CoLA's layout.",
-)
-@setting(
-    "--text-field",
-    env="FIT_TEXT_FIELD",
-    help="Column of the texts in files.  [default: text, sentence, the only other]",
-)
-@setting("--label-field", env="FIT_LABEL_FIELD", help="Column of the labels in files.  [default: label, labels, class]")
-@setting(
-    "--base-model",
-    env="FIT_BASE_MODEL",
-    default="minilm-l6",
-    show_default=True,
-    help="minilm-l6, bert-tiny, electra-small, a transformers folder, or a hub id.",
-)
-@setting("--epochs", env="FIT_EPOCHS", type=int, help="Passes over the data.  [default: 5; sample: 1]")
-@setting("--lr", env="FIT_LR", type=float, help="Peak learning rate of the encoder.  [default: 1e-4]")
-@setting(
-    "--head-lr",
-    env="FIT_HEAD_LR",
-    type=float,
-    help="Peak learning rate of pooler and classifier.  [default: 1e-4; sample: 5e-4]",
-)
-@setting("--batch-size", env="FIT_BATCH_SIZE", type=int, help="Rows in a step.  [default: 32; sample: 16]")
-@setting("--dropout", env="FIT_DROPOUT", type=float, help="Rate.  [default: the base model's; sample: 0]")
-@setting("--max-length", env="FIT_MAX_LENGTH", type=int, help="Most tokens of a text.  [default: the model's limit]")
-@setting("--seed", env="FIT_SEED", type=int, help="Seed of weights, order and made sentences.  [default: 0]")
-@setting(
-    "--precision",
-    env="FIT_PRECISION",
-    type=click.Choice(["auto", "32-true", "bf16-mixed"]),
-    default="auto",
-    show_default=True,
-    help="auto: bfloat16 where the device has it natively, else float32.",
-)
-@setting(
-    "--logger",
-    env="FIT_LOGGER",
-    type=click.Choice(["tensorboard", "csv"]),
-    default="tensorboard",
-    show_default=True,
-    help="Where curves go; the CSV file is always written.",
-)
-@setting(
-    "--runs",
-    env="FIT_RUNS",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_RUNS,
-    show_default=True,
-    help="Folder of logs and of the best epoch's weights.",
-)
-@click.option("--fast-dev-run", is_flag=True, help="Run one batch of each loop and publish nothing.")
-@registry_option
+@fit_options
 @log_options
 @click.pass_context
-def fit(ctx: click.Context, *, quiet: bool, log_level: str, log_format: str, config: str | None, **_: Any) -> None:
+def fit(ctx: click.Context, *, quiet: bool, log_level: str, log_format: str, **_: Any) -> None:
     """Train a checkpoint and print the new version.
 
     The epoch with the best validation Matthews correlation is published; a registry's first version becomes current.
@@ -89,12 +24,12 @@ def fit(ctx: click.Context, *, quiet: bool, log_level: str, log_format: str, con
     Example: training fit --config quick --epochs 2
     """
     start(quiet=quiet, log_level=log_level, log_format=log_format)
-    settings = FitConfig.load(config, **given(ctx, FitConfig.model_fields))
+    config = read_config(ctx)
     from rich.console import Console
 
     from training.fit import fit as run_fit
 
-    result = run_fit(settings, console=None if quiet else Console(stderr=True))
+    result = run_fit(config, console=None if quiet else Console(stderr=True))
     if not quiet:
         click.echo(
             f"validation MCC {result.mcc:.3f}, accuracy {result.accuracy:.3f}, loss {result.loss:.3f}; "
