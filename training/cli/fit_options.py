@@ -19,16 +19,16 @@ def fit_options(command: Any) -> Any:
                 "--config",
                 env="FIT_CONFIG",
                 metavar="FILE|NAME",
-                help="Settings as YAML: a file, or quick, cola or seed, which are shipped. Options and variables win over "
-                "it.",
+                help="Settings as YAML: a file, or quick, cola or seed, which are shipped. Options and variables "
+                "win over it.",
             ),
             setting(
                 "--dataset",
                 env="FIT_DATASET",
                 default="cola",
                 show_default=True,
-                help="cola (from the hub), sample (made here, needs no network), a csv, tsv, jsonl or parquet file, or a "
-                "folder with train and dev files or in CoLA's layout.",
+                help="cola (from the hub), sample (made here, needs no network), a csv, tsv, jsonl or parquet file, or "
+                "a folder with train and dev files or in CoLA's layout.",
             ),
             setting(
                 "--text-field",
