@@ -10,6 +10,8 @@ import pytest
 
 from tests.servers import RedisServer
 
+# As the commands set it: OpenMP's threads would spin for each other beside another busy process.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing in the tests may reach for the hub unless a test serves one itself
 for name in [name for name in os.environ if name.startswith("SCOREQUEUE_")]:
     del os.environ[name]

@@ -6,9 +6,12 @@ import string
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scorequeue.registry import GoldenSentence, ManifestDraft, Registry
+
+if TYPE_CHECKING:
+    from training.sources import Split
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 COMMON_WORDS = """
@@ -62,6 +65,8 @@ def publish_tiny(
     seed: int = 0,
     labels: Sequence[str] = ("unacceptable", "acceptable"),
     max_length: int = 64,
+    rows: Split | None = None,
+    training_config: dict[str, Any] | None = None,
 ) -> str:
     """Publish an untrained tiny classifier with golden sentences.
 
@@ -70,6 +75,8 @@ def publish_tiny(
         seed: Seed of the weights: other seeds score differently.
         labels: Label names, in output order.
         max_length: Most tokens that the version reads, at most 128.
+        rows: Labelled rows that it is evaluated on; None leaves it without.
+        training_config: What its fit is said to have been set to.
 
     Returns:
         The version's name.
@@ -91,10 +98,39 @@ def publish_tiny(
             with torch.inference_mode():
                 logits = model(**tokenizer(text, return_tensors="pt")).logits[0]  # (labels,)
             golden.append(GoldenSentence(text=text, scores=tuple(torch.softmax(logits, 0).tolist())))
+        metrics = {}
+        if rows is not None:
+            from training.evaluate import evaluate, write_rows
+            from training.predict import Predictor
+
+            evaluation = evaluate(Predictor(folder), rows)
+            write_rows(folder, evaluation)
+            metrics = evaluation.figures.summary()
         draft = ManifestDraft(
-            base_model="tiny", labels=tuple(labels), max_length=max_length, seed=seed, golden=tuple(golden)
-        )
+            base_model="tiny", labels=tuple(labels), max_length=max_length, seed=seed, golden=tuple(golden),
+            metrics=metrics, training_config=training_config or {},
+        )  # fmt: skip
         return Registry(registry_root).publish(folder, draft=draft)
+
+
+def rows_that_suit(seed: int, *, pairs: int = 150, wrong: float = 0.1) -> Split:
+    """Sentences labelled as the tiny classifier of a seed labels them: it is good at them, others are not.
+
+    Args:
+        seed: Seed of that classifier's weights.
+        pairs: Half of the number of sentences.
+        wrong: Share of the sentences whose label is turned, so that it is not perfect.
+    """
+    from training import sample
+    from training.predict import Predictor
+    from training.sources import Split
+
+    _, dev = sample.make(seed=0, train_pairs=1, dev_pairs=pairs)
+    texts = tuple(text for text, _ in dev)
+    with tempfile.TemporaryDirectory() as scratch:
+        said = Predictor(make_tiny_base(Path(scratch) / "model", seed=seed)).score(texts).argmax(-1).tolist()
+    every = round(1 / wrong)
+    return Split(texts, tuple(1 - label if row % every == 0 else label for row, label in enumerate(said)))
 
 
 def _make_config(architecture: str, *, vocab_size: int, labels: int, pad_id: int) -> Any:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from scorequeue.errors import UsageError
 from training.config_files import closest, read_config
+from training.gate_config import GateConfig
 
 DEFAULT_REGISTRY = Path(".scorequeue/registry")
 DEFAULT_RUNS = Path("runs")
@@ -40,6 +41,7 @@ class FitConfig(BaseModel):
         precision: ``auto`` computes in bfloat16 where the device does so natively, else in float32.
         logger: Where curves go, beside the CSV file that is always written.
         fast_dev_run: Run one training and one validation batch and publish nothing.
+        gate: What a version has to show before ``promote`` puts it live; its manifest keeps it.
         registry: Folder of the versions.
         runs: Folder of logs and of Lightning's own checkpoints.
     """
@@ -64,6 +66,7 @@ class FitConfig(BaseModel):
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     logger: Literal["tensorboard", "csv"] = "tensorboard"
     fast_dev_run: bool = False
+    gate: GateConfig = GateConfig()
     registry: Path = DEFAULT_REGISTRY
     runs: Path = DEFAULT_RUNS
 

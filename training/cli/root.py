@@ -13,6 +13,8 @@ from scorequeue.errors import ExitCode, ScorequeueError
 from training.cli.fit import fit
 from training.cli.importing import import_version
 from training.cli.list import list_versions
+from training.cli.promote import promote
+from training.cli.rollback import rollback
 from training.cli.show import show
 
 log = logging.getLogger(__name__)
@@ -27,7 +29,7 @@ def cli() -> None:
     """
 
 
-for command in (fit, import_version, list_versions, show):
+for command in (fit, import_version, promote, rollback, list_versions, show):
     cli.add_command(command)
 
 
