@@ -30,6 +30,9 @@ PATIENCE_S = 10.0
 LIST_PAGE = 200
 """Jobs that are read in one round trip."""
 
+PIN_PAGE = 1_000
+"""Jobs whose versions are read in one round trip."""
+
 _SWEEP = Script("sweep")
 
 
@@ -133,6 +136,14 @@ class Inquiries:
         keys = self.keys.work(group_of(version))
         return self._scripts.repeat(lambda: self._exist(keys))
 
+    def pinned_versions(self) -> dict[str, str]:
+        """Return the versions that jobs which have not ended are pinned to, each with the id of one such job.
+
+        Jobs that nobody has claimed of yet are among them if they asked for a version. Only reads: a job whose deadline
+        has passed counts until it is swept.
+        """
+        return self._scripts.repeat(self._pinned_versions)
+
     def bells(self, lane: Lane) -> int:
         """Say how many bells wait in a lane's Celery queue."""
         return self._scripts.repeat(lambda: self._count_bells(lane))
@@ -188,6 +199,22 @@ class Inquiries:
     def _has_ended(self, job_id: str) -> bool:
         state: Any = self._redis.hget(self.keys.job(job_id), "state")
         return state is None or JobState(state.decode()).is_final
+
+    def _pinned_versions(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        with translated(self._redis):
+            # All ids at once: in pages by place, one would be passed over where another job goes meanwhile.
+            ids: Any = self._redis.zrange(self.keys.jobs, 0, -1)
+            for start in range(0, len(ids), PIN_PAGE):
+                page = [job.decode() for job in ids[start : start + PIN_PAGE]]
+                with self._redis.pipeline(transaction=False) as pipe:
+                    for job_id in page:
+                        pipe.hmget(self.keys.job(job_id), ["state", "model_version"])
+                    answers = pipe.execute()
+                for job_id, (state, version) in zip(page, answers, strict=True):
+                    if state is not None and version is not None and not JobState(state.decode()).is_final:
+                        found.setdefault(version.decode(), job_id)
+        return found
 
     def _count_bells(self, lane: Lane) -> int:
         with translated(self._redis):

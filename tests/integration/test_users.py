@@ -25,6 +25,7 @@ from scorequeue.settings import Settings
 from tests.processes import WorkerProcess, environment, until
 from tests.servers import RedisServer, password_of, server_with_users
 from tests.tiny import publish_tiny
+from training.pins import read_pins
 from worker.broker import make_app
 
 DOCS = Path(__file__).parents[2] / "docs" / "redis.md"
@@ -136,6 +137,18 @@ def test_exporter_reads_what_it_shows(server: RedisServer, worker: WorkerProcess
         assert exporter.llen(f"{CELERY}bulk") == 0
         assert exporter.zcard(f"{{{NAMESPACE}}}:lane:bulk") == 0
         assert exporter.zcount(OWN, "-inf", "+inf") >= 0
+
+
+def test_prune_asks_as_one_who_may_only_read(server: RedisServer, worker: WorkerProcess) -> None:
+    with Client(url_of(server, "producer"), NAMESPACE) as client:
+        job = client.submit(["The cat sat."], model_version="20200101T000000-000000")
+
+        pins = read_pins(Settings(redis_url=url_of(server, "exporter"), namespace=NAMESPACE))
+
+        job.cancel()
+    assert pins.in_use["20200101T000000-000000"] == f"job {job.id} is pinned to it"
+    assert pins.in_use[worker.about()["model_version"]].startswith("worker ")
+    assert refusals(server) == []
 
 
 def test_jobs_survive_a_killed_server(tmp_path: Path) -> None:

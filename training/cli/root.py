@@ -14,6 +14,7 @@ from training.cli.fit import fit
 from training.cli.importing import import_version
 from training.cli.list import list_versions
 from training.cli.promote import promote
+from training.cli.prune import prune
 from training.cli.rollback import rollback
 from training.cli.show import show
 
@@ -29,7 +30,7 @@ def cli() -> None:
     """
 
 
-for command in (fit, import_version, promote, rollback, list_versions, show):
+for command in (fit, import_version, promote, rollback, prune, list_versions, show):
     cli.add_command(command)
 
 
