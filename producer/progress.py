@@ -10,9 +10,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from producer.inputs import Inputs
-from producer.terminal import harmless
 from producer.upload import OnUpload, UploadProgress
 from scorequeue.jobs import JobStatus
+from scorequeue.terminal import harmless
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from producer.cli.options import context_options, start
-from producer.terminal import harmless
+from scorequeue.terminal import harmless
 
 if TYPE_CHECKING:
     from producer.diagnosis import Diagnosis

@@ -46,7 +46,7 @@ def report_inputs(started: Start, inputs: Inputs, options: dict[str, Any]) -> No
 
 def report_lines(report: Report) -> str:
     """Return a report as aligned lines."""
-    from producer.terminal import harmless
+    from scorequeue.terminal import harmless
 
     return "\n".join(map(harmless, _lines(report)))
 

@@ -16,7 +16,6 @@ import click
 from producer.cli import interrupts
 from producer.cli.options import come_back_hint, context_options
 from producer.cli.standard import prepare, silence
-from producer.terminal import harmless
 from scorequeue.errors import (
     ExitCode,
     InternalError,
@@ -25,6 +24,7 @@ from scorequeue.errors import (
     RedisUnavailableError,
     ScorequeueError,
 )
+from scorequeue.terminal import harmless
 
 _COMMANDS = {
     "submit": "submit",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from producer.terminal import harmless
+from scorequeue.terminal import harmless
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator, Sequence

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from producer.join import JoinedChunk
-from producer.terminal import harmless
 from producer.writers.joined import predictions
 from scorequeue.columns import ChunkResult
+from scorequeue.terminal import harmless
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -24,7 +24,7 @@ def rollback(*, why: str, registry: Path, as_json: bool) -> None:
     """
     store = Registry(registry)
     before = store.pointed()
-    version = store.rollback(why=why.strip() or "rollback")
+    version = store.rollback(why=why.strip())
     if as_json:
         click.echo(json.dumps({"version": version, "previous": before}))
         return

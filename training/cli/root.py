@@ -10,6 +10,7 @@ import click
 import scorequeue
 from scorequeue import logs
 from scorequeue.errors import ExitCode, ScorequeueError
+from training.cli.diff import diff
 from training.cli.fit import fit
 from training.cli.importing import import_version
 from training.cli.list import list_versions
@@ -30,7 +31,7 @@ def cli() -> None:
     """
 
 
-for command in (fit, import_version, promote, rollback, prune, list_versions, show):
+for command in (fit, import_version, promote, rollback, prune, list_versions, show, diff):
     cli.add_command(command)
 
 

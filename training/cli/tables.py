@@ -6,6 +6,10 @@ from collections.abc import Sequence
 
 import click
 
+from scorequeue.terminal import harmless as plain
+
+__all__ = ["plain", "print_table"]
+
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows under a head, the columns aligned on the left."""
