@@ -106,6 +106,11 @@ class Slice(NamedTuple):
     mcc_high: float
     is_small: bool
 
+    @property
+    def has_mcc(self) -> bool:
+        """Whether its correlation says anything: 0 in every resample means that all rows have or get one label."""
+        return (self.mcc_low, self.mcc_high) != (0.0, 0.0)
+
 
 def measure(scores: Scores, labels: Counts) -> Figures:
     """Sum up scores.
