@@ -12,6 +12,8 @@ MANIFEST_FORMAT = 1
 
 MANIFEST_NAME = "manifest.json"
 
+REPORT_NAME = "report.html"
+
 
 class GoldenSentence(BaseModel):
     """A sentence whose scores are known; a device must repeat them before it may claim work.

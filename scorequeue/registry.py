@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from scorequeue.errors import GateRefusedError, InternalError, MarkHeldError, VerificationError, VersionNotFoundError
-from scorequeue.folders import check_contents, copy_file, list_files, sync_folder, write_synced
+from scorequeue.folders import check_contents, copy_file, hash_file, list_files, sync_folder, write_synced
 from scorequeue.history import append_history, read_history, way_back
-from scorequeue.manifest import MANIFEST_NAME, GoldenSentence, HistoryEntry, Manifest, ManifestDraft
+from scorequeue.manifest import MANIFEST_NAME, REPORT_NAME, GoldenSentence, HistoryEntry, Manifest, ManifestDraft
 from scorequeue.marks import Mark
 from scorequeue.verification import read_manifest, verify_folder
 
@@ -147,7 +147,7 @@ class Registry:
         """
         return verify_folder(self.path(version))
 
-    def publish(self, folder: Path, *, draft: ManifestDraft) -> str:
+    def publish(self, folder: Path, *, draft: ManifestDraft, report: Callable[[Manifest], str] | None = None) -> str:
         """Copy a transformers folder into the registry as a new version.
 
         The first version, or the first after which nothing is current yet, becomes ``current`` without a gate.
@@ -155,6 +155,7 @@ class Registry:
         Args:
             folder: config.json, model.safetensors, tokenizer.json and what else belongs to them. Left as it is.
             draft: What the manifest says beside the files' hashes.
+            report: Makes report.html from the manifest as it will be, but for the report's own hash.
 
         Returns:
             The new version's name.
@@ -164,7 +165,8 @@ class Registry:
             InternalError: The registry cannot be written, for instance because the disk is full.
         """
         folder = Path(folder)
-        names = [name for name in list_files(folder) if name != MANIFEST_NAME]
+        made_here = {MANIFEST_NAME} if report is None else {MANIFEST_NAME, REPORT_NAME}
+        names = [name for name in list_files(folder) if name not in made_here]
         check_contents(folder, names, labels=draft.labels)
         created_at = self._now()
         aside = self._versions / f".incoming-{secrets.token_hex(8)}"
@@ -178,6 +180,10 @@ class Registry:
                 created_at=created_at,
                 files=files,
             )
+            if report is not None:
+                write_synced(aside / REPORT_NAME, report(manifest))
+                files = files | {REPORT_NAME: hash_file(aside / REPORT_NAME)}
+                manifest = manifest.model_copy(update={"files": files})
             write_synced(aside / MANIFEST_NAME, manifest.model_dump_json(indent=2) + "\n")
             for inner in {aside, *((aside / name).parent for name in names)}:
                 sync_folder(inner)

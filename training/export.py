@@ -1,4 +1,4 @@
-"""A classifier as a plain transformers folder, and what its manifest says of its making: golden sentences, packages."""
+"""A classifier as a plain transformers folder, and what its manifest says of its making: commit and packages."""
 
 from __future__ import annotations
 
@@ -11,15 +11,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from scorequeue.registry import GoldenSentence
-from training.predict import Predictor
 from training.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-GOLDEN_ROWS = 16
-"""Enough to meet short and long rows on a device, few enough to run before every start."""
 
 PACKAGES = ("scorequeue", "torch", "transformers", "tokenizers", "safetensors")
 """What every version is written with."""
@@ -63,20 +58,6 @@ def write_folder(
         json.dumps({name: value for name, value in settings.items() if name not in LENGTH_SETTINGS}, indent=2) + "\n",
         "utf-8",
     )
-
-
-def choose_golden(texts: Sequence[str], *, rows: int = GOLDEN_ROWS) -> list[str]:
-    """Sentences of evenly spread lengths, the same ones for the same texts; no sentence twice."""
-    by_length = sorted(set(texts), key=lambda text: (len(text), text))
-    if len(by_length) <= rows:
-        return by_length
-    return [by_length[round(place * (len(by_length) - 1) / (rows - 1))] for place in range(rows)]
-
-
-def score_golden(folder: Path, texts: Sequence[str]) -> tuple[GoldenSentence, ...]:
-    """Score sentences one by one in float32 on the CPU, with the folder as others will load it."""
-    predictor = Predictor(folder)
-    return tuple(GoldenSentence(text=text, scores=tuple(predictor.score([text])[0].tolist())) for text in texts)
 
 
 def read_packages(*others: str) -> dict[str, str]:

@@ -18,14 +18,19 @@ from rich.console import Console
 
 from scorequeue.errors import InternalError, MissingExtraError
 from scorequeue.logs import fields
-from scorequeue.registry import ManifestDraft, Registry
+from scorequeue.registry import ManifestDraft
 from training import base_models, sources
 from training.config import FitConfig
 from training.curves import CurveRecorder, Curves
 from training.data import SentenceData
-from training.export import choose_golden, read_git_commit, read_packages, score_golden, write_folder
+from training.evaluate import cap_rows, evaluate
+from training.export import read_git_commit, read_packages, write_folder
+from training.figures import Figures
+from training.golden import choose_golden, score_golden
 from training.model import SentenceClassifier
+from training.predict import Predictor, fastest_device
 from training.progress import EpochProgress, Speedometer
+from training.publishing import publish_version
 from training.quiet import quiet_libraries
 from training.sources import LabelledSentences
 
@@ -139,10 +144,17 @@ def fit(config: FitConfig, *, console: Console | None = None) -> FitResult:
         figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
         version = None
         if not config.fast_dev_run:
-            figures = load_best(module, best, trainer=trainer, data=data)
-            version = publish(
-                config, base=base, dataset=dataset, module=module, run=run, precision=precision, metrics=figures
+            load_best(module, best)
+            version, judged = publish(
+                config,
+                base=base,
+                dataset=dataset,
+                module=module,
+                run=run,
+                precision=precision,
+                curves=recorder.curves,
             )
+            figures = {f"val_{name}": value for name, value in judged.summary().items()}
             log.info("version published", extra=fields("publish", version=version, registry=str(config.registry)))
     return FitResult(
         version=version,
@@ -193,13 +205,8 @@ def run_trainer(trainer: pl.Trainer, module: SentenceClassifier, data: SentenceD
         raise
 
 
-def load_best(
-    module: SentenceClassifier, best: ModelCheckpoint, *, trainer: pl.Trainer, data: SentenceData
-) -> dict[str, float]:
-    """Put the best epoch's weights back and measure them.
-
-    Returns:
-        ``val_mcc``, ``val_accuracy`` and ``val_loss`` of those weights.
+def load_best(module: SentenceClassifier, best: ModelCheckpoint) -> None:
+    """Put the best epoch's weights back.
 
     Raises:
         InternalError: No epoch ended with a finite correlation.
@@ -208,8 +215,6 @@ def load_best(
         raise InternalError("no epoch was good enough to keep (is the loss finite?); lower --lr and run it again")
     checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
     module.load_state_dict(checkpoint["state_dict"])
-    trainer.loggers = []  # this measurement belongs to no step of the curves
-    return {name: float(value) for name, value in trainer.validate(module, datamodule=data, verbose=False)[0].items()}
 
 
 def publish(
@@ -220,9 +225,17 @@ def publish(
     module: SentenceClassifier,
     run: Path,
     precision: str,
-    metrics: dict[str, float],
-) -> str:
-    """Export the fitted model with its golden sentences and publish it; the first version becomes current."""
+    curves: Curves,
+) -> tuple[str, Figures]:
+    """Export the fitted model, judge the folder in float32 and publish it; the first version becomes current.
+
+    Returns:
+        The version, and how it does on the validation rows.
+
+    Raises:
+        VerificationError: Its scores are not finite.
+        InternalError: The registry cannot be written.
+    """
     with tempfile.TemporaryDirectory(prefix="scorequeue-") as scratch:
         folder = Path(scratch)
         write_folder(
@@ -232,6 +245,7 @@ def publish(
             labels=dataset.labels,
             max_length=base.max_length,
         )
+        evaluation = evaluate(Predictor(folder, device=fastest_device()), cap_rows(dataset.dev))
         settings: dict[str, Any] = config.model_dump(mode="json", exclude={"registry", "runs"})
         draft = ManifestDraft(
             base_model=config.base_model,
@@ -242,8 +256,15 @@ def publish(
             seed=config.seed,
             git_commit=read_git_commit(),
             tracking={"logger": config.logger, "run": run.name, "url": str(run)},
-            metrics={name.removeprefix("val_"): value for name, value in metrics.items()},
-            golden=score_golden(folder, choose_golden(dataset.dev.texts)),
+            golden=score_golden(folder, choose_golden(evaluation.rows.texts, evaluation.scores)),
             packages=read_packages("pytorch-lightning", "torchmetrics"),
         )
-        return Registry(config.registry).publish(folder, draft=draft)
+        version = publish_version(
+            folder,
+            draft=draft,
+            registry=config.registry,
+            evaluation=evaluation,
+            judged_on=f"dev of {config.dataset}",
+            curves=curves,
+        )
+        return version, evaluation.figures

@@ -18,19 +18,28 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from pydantic import ValidationError
 
-from scorequeue.errors import UsageError
+from scorequeue.errors import UsageError, VerificationError
 from scorequeue.logs import fields
 from scorequeue.registry import GoldenSentence, ManifestDraft, Registry
 from training import sources
 from training.admission import check_config, check_files, read_config, read_labels, refusal
 from training.base_models import first_line, read_max_length
-from training.export import choose_golden, read_git_commit, read_packages, score_golden, write_folder
+from training.evaluate import Evaluation, cap_rows, evaluate
+from training.export import read_git_commit, read_packages, write_folder
+from training.figures import Figures
+from training.golden import choose_golden, score_golden
+from training.predict import Predictor, fastest_device
+from training.publishing import publish_version
 from training.quiet import quiet_libraries
+from training.sentences import Split
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
+
+MADE_SENTENCES = 200
+"""Made sentences that golden ones are chosen from: a second of scoring for a small model, some for a large one."""
 
 LONG_TOKENS = (50, 100, 200)
 """Tokens of the long golden sentences: shorter and longer than a window of attention (128 in ModernBERT)."""
@@ -50,24 +59,47 @@ class Imported(NamedTuple):
         labels: Label names in output order.
         max_length: Most tokens of a text, special tokens included.
         current: The version that new jobs get, which may be another one.
+        figures: How it does on the rows it was judged by; None where there were none.
     """
 
     version: str
     labels: tuple[str, ...]
     max_length: int
     current: str | None
+    figures: Figures | None
 
 
-def import_checkpoint(source: str, *, registry: Path, max_length: int | None = None) -> Imported:
-    """Publish a sequence classifier as float32 safetensors with golden sentences.
+class Judge(NamedTuple):
+    """Labelled sentences to judge an imported checkpoint by.
+
+    Attributes:
+        dataset: A dataset's name or path.
+        split: Which part of it.
+        text_field: Column of the texts in files; None finds it by name.
+        label_field: Column of the labels in files; None finds it by name.
+    """
+
+    dataset: str
+    split: str = "dev"
+    text_field: str | None = None
+    label_field: str | None = None
+
+
+def import_checkpoint(
+    source: str, *, registry: Path, max_length: int | None = None, judge: Judge | None = None
+) -> Imported:
+    """Publish a sequence classifier as float32 safetensors with golden sentences and a report.
 
     Args:
         source: A transformers folder or a hub id.
         registry: Root of the registry; its first version becomes current.
         max_length: The caller's limit in tokens; None takes the model's.
+        judge: What it is judged by, and where its golden sentences come from; None takes made sentences for these,
+            without judging by them.
 
     Raises:
-        UsageError: There is no such folder or hub id, or ``max_length`` is above the model's limit.
+        UsageError: There is no such folder, hub id or dataset, ``max_length`` is above the model's limit, or the
+            dataset's labels are not the checkpoint's.
         InputError: Workers cannot serve this checkpoint; the message says why.
         InternalError: The registry cannot be written.
     """
@@ -80,12 +112,15 @@ def import_checkpoint(source: str, *, registry: Path, max_length: int | None = N
         if max_length is not None and max_length > limit:
             raise UsageError(f"--max-length {max_length} is above the {limit} tokens that {source} reads")
         max_length = max_length or limit
+        rows = None if judge is None else load_rows(judge, labels=labels)
         write_folder(Path(scratch), model=model, tokenizer=tokenizer, labels=labels, max_length=max_length)
-        texts = choose_texts(sources.load("sample", seed=0).dev.texts, tokenizer=tokenizer)
         try:
+            predictor = Predictor(scratch, device=fastest_device())
+            evaluation = None if rows is None else evaluate(predictor, rows)
+            texts = choose_texts(predictor, evaluation, tokenizer=tokenizer)
             golden = score_golden(Path(scratch), texts)
             difference = compare_as_batch(model, tokenizer, golden=golden, max_length=max_length)
-        except ValidationError as error:
+        except (ValidationError, VerificationError) as error:
             raise refusal(source, "its scores are not finite; are its weights whole?") from error
         except Exception as error:  # any architecture's code may run here, and fail in its own way
             raise refusal(source, f"it loads but does not score ({first_line(error)})") from error
@@ -99,14 +134,35 @@ def import_checkpoint(source: str, *, registry: Path, max_length: int | None = N
             base_model=source,
             labels=labels,
             max_length=max_length,
+            dataset={} if judge is None else {"name": judge.dataset, "split": judge.split},
             git_commit=read_git_commit(),
             golden=golden,
             packages=read_packages(),
         )
-        store = Registry(registry)
-        version = store.publish(Path(scratch), draft=draft)
+        version = publish_version(
+            Path(scratch),
+            draft=draft,
+            registry=registry,
+            evaluation=evaluation,
+            judged_on="" if judge is None else f"{judge.split} of {judge.dataset}",
+        )
     log.info("version published", extra=fields("publish", version=version, registry=str(registry)))
-    return Imported(version, labels, max_length, store.current())
+    figures = None if evaluation is None else evaluation.figures
+    return Imported(version, labels, max_length, Registry(registry).current(), figures)
+
+
+def load_rows(judge: Judge, *, labels: tuple[str, ...]) -> Split:
+    """The rows to judge by, at most so many as a version keeps."""
+    return cap_rows(
+        sources.load_split(
+            judge.dataset,
+            judge.split,
+            seed=0,
+            text_field=judge.text_field,
+            label_field=judge.label_field,
+            labels=labels,
+        )
+    )
 
 
 def load(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -156,11 +212,18 @@ def load(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     return model, tokenizer
 
 
-def choose_texts(sentences: Sequence[str], *, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The golden sentences that a fit would choose from these, and long ones joined from them."""
-    counts = [len(ids) for ids in tokenizer(list(sentences), add_special_tokens=False).input_ids]
+def choose_texts(
+    predictor: Predictor, evaluation: Evaluation | None, *, tokenizer: PreTrainedTokenizerBase
+) -> list[str]:
+    """Golden sentences of the rows it was judged on, else made ones; and long ones joined from these."""
+    if evaluation is not None:
+        texts, scores = evaluation.rows.texts, evaluation.scores
+    else:
+        texts = sources.load("sample", seed=0).dev.texts[:MADE_SENTENCES]
+        scores = predictor.score(texts).numpy()
+    counts = [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False).input_ids]
     ends = list(accumulate(counts))
-    return choose_golden(sentences) + [" ".join(sentences[: bisect_left(ends, size) + 1]) for size in LONG_TOKENS]
+    return choose_golden(texts, scores) + [" ".join(texts[: bisect_left(ends, size) + 1]) for size in LONG_TOKENS]
 
 
 def compare_as_batch(

@@ -107,6 +107,11 @@ class Predictor:
         return scores
 
 
+def fastest_device() -> str:
+    """Where to score many texts: the GPU if there is one. In float32 the two agree to about a millionth."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def _read_manifest_length(folder: Path) -> int | None:
     try:
         return int(json.loads((folder / MANIFEST_NAME).read_bytes())["max_length"])

@@ -22,8 +22,6 @@ from training.figures import Slice
 if TYPE_CHECKING:
     from training.curves import Curves
 
-REPORT_FILE = "report.html"
-
 HARDEST_ROWS = 10
 """Confident mistakes, and as many undecided ones, that are shown."""
 

@@ -87,13 +87,14 @@ def test_help_loads_the_command_line_and_nothing_else(bare: Path, tmp_path: Path
     assert "submit" in help_text.stdout
 
 
-def test_the_wheel_holds_the_configs_of_training(bare: Path) -> None:
+def test_the_wheel_holds_the_configs_and_templates_of_training(bare: Path) -> None:
     """They are data, not code: a build leaves them out unless it is told."""
     (wheel,) = bare.parents[1].glob("scorequeue-*.whl")
 
     held = zipfile.ZipFile(wheel).namelist()
 
     assert {f"training/configs/{name}.yaml" for name in NAMES} <= set(held)
+    assert {"training/templates/report.html", "training/templates/report.css"} <= set(held)
 
 
 CLIENT = "from producer import Client\nprint(Client.__module__)\n"

@@ -87,7 +87,8 @@ def test_the_manifest_tells_how_the_version_came_to_be(fitted: tuple[Path, subpr
     assert (manifest.labels, manifest.max_length, manifest.seed) == (("unacceptable", "acceptable"), 96, 0)
     assert manifest.dataset["train_rows"] == 240
     assert manifest.training_config["lr"] == 1e-3
-    assert set(manifest.metrics) == {"mcc", "accuracy", "loss"}
+    assert set(manifest.metrics) == {"mcc", "mcc_low", "mcc_high", "accuracy", "f1", "calibration_error", "loss"}
+    assert manifest.dataset["evaluated_rows"] == manifest.dataset["dev_rows"] == 60
     assert len(manifest.golden) == 16
     assert "torch" in manifest.packages
 

@@ -10,7 +10,7 @@ import torch
 from scorequeue.errors import ExitCode, InputError, UsageError, VerificationError
 from tests.tiny import make_tiny_base
 from training import base_models
-from training.export import choose_golden, write_folder
+from training.export import write_folder
 from training.fit import choose_precision
 from training.model import SentenceClassifier
 from training.predict import Predictor
@@ -93,16 +93,6 @@ def test_predictor_sorts_labels_and_keeps_the_order_of_texts(base: base_models.B
         assert single[0]["score"] >= single[1]["score"]
         assert sum(entry["score"] for entry in single) == pytest.approx(1, abs=1e-6)
         assert [entry["score"] for entry in batched] == pytest.approx([e["score"] for e in single], abs=1e-5)
-
-
-def test_golden_sentences_are_spread_over_lengths_and_stable() -> None:
-    texts = ["x" * length for length in range(1, 200)] * 2
-
-    golden = choose_golden(texts, rows=16)
-
-    assert len(set(golden)) == 16
-    assert (golden[0], golden[-1]) == ("x", "x" * 199)
-    assert golden == choose_golden(list(reversed(texts)), rows=16)
 
 
 def test_an_unknown_base_model_names_the_known_ones() -> None:

@@ -38,6 +38,22 @@ def given(ctx: click.Context, names: Iterable[str]) -> dict[str, Any]:
     }
 
 
+def dataset_options(*, required: bool) -> Any:
+    """Add --dataset, --split, --text-field and --label-field: labelled sentences to judge a version by."""
+
+    def add(command: Any) -> Any:
+        for option in (
+            click.option("--label-field", help="Column of the labels in files.  [default: label, labels, class]"),
+            click.option("--text-field", help="Column of the texts in files.  [default: text, sentence, the only one]"),
+            click.option("--split", default="dev", show_default=True, help="Part of it: train, dev, test or all."),
+            click.option("--dataset", required=required, help="Judge by this: cola, sample, a file or a folder."),
+        ):
+            command = option(command)
+        return command
+
+    return add
+
+
 def log_options(command: Any) -> Any:
     """Add --log-level, --log-format and --quiet, which go to `start`."""
     for option in (
