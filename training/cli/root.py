@@ -11,6 +11,7 @@ import scorequeue
 from scorequeue import logs
 from scorequeue.errors import ExitCode, ScorequeueError
 from training.cli.diff import diff
+from training.cli.evaluate import evaluate
 from training.cli.fit import fit
 from training.cli.importing import import_version
 from training.cli.list import list_versions
@@ -31,7 +32,7 @@ def cli() -> None:
     """
 
 
-for command in (fit, import_version, promote, rollback, prune, list_versions, show, diff):
+for command in (fit, evaluate, import_version, promote, rollback, prune, list_versions, show, diff):
     cli.add_command(command)
 
 
