@@ -7,7 +7,8 @@ ScorequeueError
 │   ├── MissingFieldError       2  the text field is not among the columns
 │   ├── ContentConflictError    2  other content was sent under the same idempotency key
 │   ├── LimitError              2  something is larger than the limit that it names
-│   └── MissingExtraError       2  an optional dependency is not installed
+│   ├── MissingExtraError       2  an optional dependency is not installed
+│   └── DivergedError           2  the settings made a fit's loss infinite or undefined
 ├── RedisUnavailableError       3  Redis cannot be reached
 │   ├── RedisRefusedError       3  Redis answered no: auth, version
 │   │   └── RedisFullError      3  Redis has no memory left for new rows
@@ -90,6 +91,10 @@ class LimitError(UsageError):
 
 class MissingExtraError(UsageError):
     """An optional dependency is missing; the message is its install line."""
+
+
+class DivergedError(UsageError):
+    """A fit's loss is infinite or undefined: with these settings nothing more will be learned."""
 
 
 class RedisUnavailableError(ScorequeueError):

@@ -40,6 +40,7 @@ class FitConfig(BaseModel):
         seed: Seed of weights, dropout, order and the made sentences.
         precision: ``auto`` computes in bfloat16 where the device does so natively, else in float32.
         logger: Where curves go, beside the CSV file that is always written.
+        checkpoint_every_s: Least seconds between two checkpoints to resume from: what a kill costs at most.
         fast_dev_run: Run one training and one validation batch and publish nothing.
         gate: What a version has to show before ``promote`` puts it live; its manifest keeps it.
         registry: Folder of the versions.
@@ -65,6 +66,7 @@ class FitConfig(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**32)
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     logger: Literal["tensorboard", "csv"] = "tensorboard"
+    checkpoint_every_s: float = Field(default=120, ge=0)
     fast_dev_run: bool = False
     gate: GateConfig = GateConfig()
     registry: Path = DEFAULT_REGISTRY
@@ -99,6 +101,25 @@ class FitConfig(BaseModel):
             return cls.model_validate(defaults | in_file | given)
         except ValidationError as error:
             raise UsageError(_explain(error, given=given, config=config, known=cls.model_fields)) from error
+
+    @classmethod
+    def resume(cls, run: Mapping[str, object], config: str | Path | None = None, /, **options: object) -> FitConfig:
+        """Settings to go on with: a run's own, under those that the user gives anew.
+
+        What the user gives must be what the run has, where it says what is trained; `Run.check_settings` sees to it.
+
+        Args:
+            run: The run's settings by name.
+            config: As for `load`.
+            options: As for `load`.
+
+        Raises:
+            UsageError: As for `load`; or the run was started by a version with other settings.
+            InputError: As for `load`.
+        """
+        asked = {} if config is None else read_config(str(config))
+        asked |= {name: value for name, value in options.items() if value is not None}
+        return cls.load(**{**run, **asked})
 
 
 def _explain(

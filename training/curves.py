@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -58,6 +60,9 @@ class Curves:
     epochs: tuple[EpochPoint, ...] = ()
 
 
+CURVES_FILE = "curves.json"
+
+
 class CurveRecorder(pl.Callback):
     """Logs the learning rate, and keeps the curves, in Lightning's checkpoints too.
 
@@ -103,3 +108,11 @@ class CurveRecorder(pl.Callback):
         """Take the points of a checkpoint."""
         self._steps = [StepPoint(**point) for point in state_dict["steps"]]
         self._epochs = [EpochPoint(**point) for point in state_dict["epochs"]]
+
+    def write(self, folder: Path) -> None:
+        """Keep the points beside the checkpoints, once training has ended."""
+        (folder / CURVES_FILE).write_text(json.dumps(self.state_dict()), "utf-8")
+
+    def read(self, folder: Path) -> None:
+        """Take the points that `write` kept."""
+        self.load_state_dict(json.loads((folder / CURVES_FILE).read_text("utf-8")))

@@ -81,18 +81,28 @@ class LengthGroupedBatches(Sampler[list[int]]):
         self._batch_size = batch_size
         self._seed = seed
         self._epoch = 0
+        self._skipped = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch's order; Lightning calls it, so that a resumed fit goes on in the same order."""
-        self._epoch = epoch
+        """Choose the epoch's order; Lightning calls it."""
+        if epoch != self._epoch:
+            self.start_at(epoch, batch=0)
+
+    def start_at(self, epoch: int, *, batch: int) -> None:
+        """Choose the epoch's order, and leave out its first batches in the next pass: a resumed fit had them."""
+        self._epoch, self._skipped = epoch, batch
 
     def __len__(self) -> int:
         return -(-len(self._lengths) // self._batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
+        skipped, self._skipped = self._skipped, 0
+        return iter(self._order()[skipped:])
+
+    def _order(self) -> list[list[int]]:
         rows = list(range(len(self._lengths)))
         if self._seed is None:
-            return iter(self._cut(sorted(rows, key=lambda row: self._lengths[row])))
+            return self._cut(sorted(rows, key=lambda row: self._lengths[row]))
         random_order = random.Random(f"{self._seed}/{self._epoch}")
         random_order.shuffle(rows)
         group = self._batch_size * GROUP_BATCHES
@@ -100,7 +110,7 @@ class LengthGroupedBatches(Sampler[list[int]]):
         for start in range(0, len(rows), group):
             batches += self._cut(sorted(rows[start : start + group], key=lambda row: self._lengths[row]))
         random_order.shuffle(batches)
-        return iter(batches)
+        return batches
 
     def _cut(self, rows: list[int]) -> list[list[int]]:
         return [rows[start : start + self._batch_size] for start in range(0, len(rows), self._batch_size)]
@@ -134,6 +144,21 @@ class SentenceData(pl.LightningDataModule):
         self._seed = seed
         self._train: TokenRows | None = None
         self._dev: TokenRows | None = None
+        self._start = (0, 0)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the next batch is, for Lightning's checkpoints: its epoch, and how many batches of that came before."""
+        # Lightning 2.6 has a protocol for this in the loader, but forgets it where a module asks for
+        # `estimated_stepping_batches`, as schedules by steps do: the loader is then made before the state is read.
+        assert self.trainer is not None
+        epoch, batch = self.trainer.current_epoch, self.trainer.fit_loop.batch_idx + 1
+        if batch >= self.trainer.num_training_batches:
+            epoch, batch = epoch + 1, 0
+        return {"epoch": epoch, "batch": batch}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on where `state_dict` was."""
+        self._start = (state_dict["epoch"], state_dict["batch"])
 
     def prepare_data(self) -> None:
         """Download once per machine; `setup` then finds the files in the cache of `datasets`."""
@@ -166,7 +191,10 @@ class SentenceData(pl.LightningDataModule):
         """Batches in this epoch's order."""
         self.setup()
         assert self._train is not None
-        return _make_loader(self._train, batch_size=self._batch_size, seed=self._seed)
+        loader = _make_loader(self._train, batch_size=self._batch_size, seed=self._seed)
+        epoch, batch = self._start
+        loader.sampler.start_at(epoch, batch=batch)
+        return loader
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Batches from the shortest rows to the longest."""

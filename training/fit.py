@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import tempfile
 from dataclasses import dataclass
@@ -11,32 +10,33 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from rich.console import Console
 
-from scorequeue.errors import InternalError, MissingExtraError
+from scorequeue.errors import InternalError, UsageError
 from scorequeue.logs import fields
-from scorequeue.registry import ManifestDraft
+from scorequeue.registry import ManifestDraft, Registry
 from training import base_models, sources
+from training.checkpoints import DurableCheckpointIO, ResumeCheckpoint, StepSeeds, read_callback_state, remove_others
 from training.config import FitConfig
 from training.curves import CurveRecorder, Curves
 from training.data import SentenceData
+from training.divergence import StopOnDivergence
 from training.evaluate import cap_rows, evaluate
 from training.export import read_git_commit, read_packages, write_folder
 from training.figures import Figures
 from training.golden import choose_golden, score_golden
+from training.loggers import make_loggers
 from training.model import SentenceClassifier
 from training.predict import Predictor, fastest_device
 from training.progress import EpochProgress, Speedometer
 from training.publishing import publish_version
 from training.quiet import quiet_libraries
+from training.runs import Run, RunRecord, describe_settings
 from training.sources import LabelledSentences
+from training.trainer import choose_precision, make_trainer, run_trainer
 
 log = logging.getLogger(__name__)
-
-LOG_EVERY_STEPS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +62,20 @@ class FitResult:
     curves: Curves
 
 
-def fit(config: FitConfig, *, console: Console | None = None) -> FitResult:
+def fit(config: FitConfig, *, resume: Run | None = None, console: Console | None = None) -> FitResult:
     """Train on a dataset and publish the epoch with the best validation correlation.
 
     Args:
         config: Checked settings.
+        resume: The run to go on with, from `training.runs.find`; None starts a new one.
         console: Where to draw progress; None draws nothing.
 
     Raises:
-        UsageError: The dataset or the base model cannot be had.
+        UsageError: The dataset or the base model cannot be had, or the run was started with other settings or data.
         VerificationError: The base model's weights are not the published ones.
-        KeyboardInterrupt: Interrupted; nothing was published.
+        DivergedError: The loss is no number any more.
+        InternalError: A checkpoint or the version cannot be written.
+        KeyboardInterrupt: Interrupted; nothing was published. Its text says how to go on.
     """
     started_at = datetime.now(UTC)
     with quiet_libraries():
@@ -96,64 +99,22 @@ def fit(config: FitConfig, *, console: Console | None = None) -> FitResult:
             weight_decay=config.weight_decay,
             warmup=config.warmup,
         )
-        precision = choose_precision(config.precision)
-        run = config.runs / "-".join(
-            [started_at.strftime("%Y%m%dT%H%M%S"), Path(config.dataset).name, Path(config.base_model).name]
-        )
         speedometer, recorder = Speedometer(), CurveRecorder()
-        best = ModelCheckpoint(
-            run / "checkpoints", filename="best-{epoch}", monitor="val_mcc", mode="max", save_weights_only=True
-        )
-        callbacks: list[pl.Callback] = [
-            best,
-            EarlyStopping("val_mcc", mode="max", patience=config.patience),
-            speedometer,
-            recorder,
-        ]
+        callbacks: list[pl.Callback] = [StepSeeds(config.seed), StopOnDivergence(), speedometer, recorder]
         if console is not None:
             callbacks.append(EpochProgress(console, speedometer=speedometer))
-        steps = -(-len(dataset.train) // config.batch_size)
-        trainer = pl.Trainer(
-            max_epochs=config.epochs,
-            precision=precision,
-            gradient_clip_val=config.clip_norm,
-            fast_dev_run=config.fast_dev_run,
-            logger=[] if config.fast_dev_run else make_loggers(config.logger, run),
-            callbacks=callbacks,
-            log_every_n_steps=min(LOG_EVERY_STEPS, steps),
-            num_sanity_val_steps=0,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            devices=1,
-        )
-        log.info(
-            "fit starts",
-            extra=fields(
-                "fit",
-                dataset=config.dataset,
-                base_model=config.base_model,
-                train_rows=len(dataset.train),
-                dev_rows=len(dataset.dev),
-                epochs=config.epochs,
-                precision=precision,
-                device=str(trainer.strategy.root_device),
-            ),
-        )
-        run_trainer(trainer, module, data)
-        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        version = None
-        if not config.fast_dev_run:
-            load_best(module, best)
-            version, judged = publish(
-                config,
-                base=base,
-                dataset=dataset,
-                module=module,
-                run=run,
-                precision=precision,
-                curves=recorder.curves,
-            )
+        if config.fast_dev_run:
+            trainer = make_trainer(config, dataset, precision=choose_precision(config.precision), callbacks=callbacks)
+            run_trainer(trainer, module, data)
+            figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            version = None
+        else:
+            with open_run(config, dataset=dataset, resume=resume) as run:
+                train(run, config, dataset=dataset, data=data, module=module, callbacks=callbacks)
+                version, judged = publish(
+                    config, base=base, dataset=dataset, module=module, run=run, curves=recorder.curves
+                )
+                run.finish(version)
             figures = {f"val_{name}": value for name, value in judged.summary().items()}
             log.info("version published", extra=fields("publish", version=version, registry=str(config.registry)))
     return FitResult(
@@ -167,53 +128,96 @@ def fit(config: FitConfig, *, console: Console | None = None) -> FitResult:
     )
 
 
-def choose_precision(wanted: str) -> str:
-    """Fill in ``auto``: bfloat16 where the device computes in it natively, else float32.
-
-    Without native instructions a CPU emulates bfloat16 and trains slower than in float32.
-    """
-    if wanted != "auto":
-        return wanted
-    if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    checks = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
-    return "bf16-mixed" if any(check() for check in checks if check is not None) else "32-true"
-
-
-def make_loggers(name: str, run: Path) -> list[Logger]:
-    """The chosen logger and the CSV file that is always written.
+def open_run(config: FitConfig, *, dataset: LabelledSentences, resume: Run | None) -> Run:
+    """The run to work on, with its lock held until it is left.
 
     Raises:
-        MissingExtraError: The logger's package is not installed; nothing else is taken in its place.
+        UsageError: A run to resume has other settings or data, is being fitted, or was published meanwhile.
     """
-    loggers: list[Logger] = []
-    if name == "tensorboard":
-        if importlib.util.find_spec("tensorboard") is None:
-            raise MissingExtraError("--logger tensorboard needs tensorboard: pip install tensorboard, or --logger csv")
-        loggers.append(TensorBoardLogger(run, name="", version=""))
-    loggers.append(CSVLogger(run, name="", version="csv"))
-    return loggers
+    fingerprint = str(dataset.describe()["fingerprint"])
+    settings = config.model_dump(mode="json")
+    if resume is None:
+        name = f"{Path(config.dataset).name}-{Path(config.base_model).name}"
+        record = RunRecord(
+            settings=describe_settings(settings), fingerprint=fingerprint, precision=choose_precision(config.precision)
+        )
+        return Run.start(config.runs, name=name, record=record)
+    resume.take()
+    resume.check_settings(settings)
+    if resume.record.fingerprint != fingerprint:
+        raise UsageError(
+            f"dataset {config.dataset} has changed since {resume.folder} was started (its fingerprint differs); "
+            "bring the old data back to go on, or start anew without --resume"
+        )
+    registry = Registry(config.registry)
+    for version in registry.versions():  # killed after the version was published and before the record said so
+        if registry.manifest(version).tracking.get("run_id") == resume.record.id:
+            resume.finish(version)
+            raise UsageError(f"{resume.folder} was published as {version}; there is nothing to resume")
+    return resume
 
 
-def run_trainer(trainer: pl.Trainer, module: SentenceClassifier, data: SentenceData) -> None:
-    """Run the loop; an interrupt comes out as KeyboardInterrupt, not as Lightning's ``exit(1)``."""
-    try:
-        trainer.fit(module, datamodule=data)
-    except SystemExit as error:
-        if trainer.interrupted:
-            raise KeyboardInterrupt from error
-        raise
-
-
-def load_best(module: SentenceClassifier, best: ModelCheckpoint) -> None:
-    """Put the best epoch's weights back.
-
-    Raises:
-        InternalError: No epoch ended with a finite correlation.
-    """
-    if not best.best_model_path:
-        raise InternalError("no epoch was good enough to keep (is the loss finite?); lower --lr and run it again")
-    checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+def train(
+    run: Run,
+    config: FitConfig,
+    *,
+    dataset: LabelledSentences,
+    data: SentenceData,
+    module: SentenceClassifier,
+    callbacks: list[pl.Callback],
+) -> None:
+    """Bring a run from where it is to the best epoch's weights, in the module."""
+    (recorder,) = (callback for callback in callbacks if isinstance(callback, CurveRecorder))
+    checkpoint = run.resume_file if run.record.best is None and run.resume_file.exists() else None
+    if checkpoint is not None:
+        recorder.load_state_dict(read_callback_state(checkpoint, recorder.state_key))
+    elif run.record.best is not None:
+        recorder.read(run.folder)
+    best = ModelCheckpoint(
+        run.checkpoints,
+        filename="best-{epoch}",
+        monitor="val_mcc",
+        mode="max",
+        save_weights_only=True,
+        enable_version_counter=False,  # an epoch that a resumed fit repeats is the same epoch
+    )
+    trainer = make_trainer(
+        config,
+        dataset,
+        precision=run.record.precision,
+        loggers=make_loggers(config.logger, folder=run.folder, curves=recorder.curves),
+        callbacks=[
+            *callbacks,
+            best,
+            EarlyStopping("val_mcc", mode="max", patience=config.patience),
+            ResumeCheckpoint(run.checkpoints, best=best, every_s=config.checkpoint_every_s),
+        ],
+    )
+    log.info(
+        "fit starts" if run.is_new else "fit resumes",
+        extra=fields(
+            "fit",
+            run=run.folder.name,
+            dataset=config.dataset,
+            base_model=config.base_model,
+            train_rows=len(dataset.train),
+            dev_rows=len(dataset.dev),
+            epochs=config.epochs,
+            precision=run.record.precision,
+            device=str(trainer.strategy.root_device),
+        ),
+    )
+    if run.record.best is None:
+        try:
+            run_trainer(trainer, module, data, checkpoint=checkpoint)
+        except KeyboardInterrupt as interrupt:
+            raise KeyboardInterrupt(run.describe_continuation()) from interrupt
+        if not best.best_model_path:
+            raise InternalError("no epoch was good enough to keep; lower --lr and run it again")
+        recorder.write(run.folder)
+        run.update(best=Path(best.best_model_path).name)
+    remove_others(run.checkpoints, best=run.record.best)
+    checkpoint = DurableCheckpointIO().load_checkpoint(run.checkpoints / run.record.best)
     module.load_state_dict(checkpoint["state_dict"])
 
 
@@ -223,8 +227,7 @@ def publish(
     base: base_models.BaseModel,
     dataset: LabelledSentences,
     module: SentenceClassifier,
-    run: Path,
-    precision: str,
+    run: Run,
     curves: Curves,
 ) -> tuple[str, Figures]:
     """Export the fitted model, judge the folder in float32 and publish it; the first version becomes current.
@@ -252,10 +255,15 @@ def publish(
             labels=dataset.labels,
             max_length=base.max_length,
             dataset=dataset.describe(),
-            training_config=settings | {"precision": precision},
+            training_config=settings | {"precision": run.record.precision},
             seed=config.seed,
             git_commit=read_git_commit(),
-            tracking={"logger": config.logger, "run": run.name, "url": str(run)},
+            tracking={
+                "logger": config.logger,
+                "run": run.folder.name,
+                "url": str(run.folder),
+                "run_id": run.record.id,
+            },
             golden=score_golden(folder, choose_golden(evaluation.rows.texts, evaluation.scores)),
             packages=read_packages("pytorch-lightning", "torchmetrics"),
         )

@@ -20,7 +20,7 @@ REFRESH_STEPS = 10
 
 
 class Speedometer(pl.Callback):
-    """Counts training rows and the seconds spent on them, without validation and saving."""
+    """Counts training rows and the seconds spent on them, without validation and the saving of the best epoch."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -32,9 +32,21 @@ class Speedometer(pl.Callback):
         """Training rows a second so far."""
         return self.rows / self.seconds if self.seconds else 0.0
 
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Start the clock: a fit that is resumed in mid-epoch starts no epoch."""
+        self._since = time.perf_counter()
+
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Start the clock."""
         self._since = time.perf_counter()
+
+    def state_dict(self) -> dict[str, float]:
+        """Rows and seconds, for a checkpoint."""
+        return {"rows": self.rows, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Count on from a checkpoint."""
+        self.rows, self.seconds = state_dict["rows"], state_dict["seconds"]
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int

@@ -38,6 +38,9 @@ def quiet_libraries() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             # torch 2.13 deprecates a pytree call that Lightning 2.6 makes.
             warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+            # A resumed fit says where its batches go on in SentenceData, not in the loader where Lightning looks.
+            warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+            warnings.filterwarnings("ignore", message=".* directory .* exists and is not empty")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

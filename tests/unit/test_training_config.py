@@ -134,7 +134,7 @@ def test_only_what_was_said_leaves_the_command_line(monkeypatch: pytest.MonkeyPa
 
 
 def test_each_option_of_fit_is_a_setting_that_a_file_can_hold() -> None:
-    own = {"config", "quiet", "log_level", "log_format"}
+    own = {"config", "resume", "quiet", "log_level", "log_format"}
 
     assert {option.name for option in fit.params if isinstance(option, click.Option)} - own <= set(
         FitConfig.model_fields

@@ -11,10 +11,10 @@ from scorequeue.errors import ExitCode, InputError, UsageError, VerificationErro
 from tests.tiny import make_tiny_base
 from training import base_models
 from training.export import write_folder
-from training.fit import choose_precision
 from training.model import SentenceClassifier
 from training.predict import Predictor
 from training.quiet import quiet_libraries
+from training.trainer import choose_precision
 
 LABELS = ("unacceptable", "acceptable")
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from training.cli.options import given, registry_option, setting
+from training.cli.options import Duration, given, registry_option, setting
 from training.config import DEFAULT_RUNS, FitConfig
+from training.runs import Run
 
 
 def fit_options(command: Any) -> Any:
@@ -90,6 +91,13 @@ def fit_options(command: Any) -> Any:
                 show_default=True,
                 help="Folder of logs and of the best epoch's weights.",
             ),
+            setting(
+                "--checkpoint-every",
+                "checkpoint_every_s",
+                env="FIT_CHECKPOINT_EVERY",
+                type=Duration(),
+                help="Least time between two checkpoints to resume from: what a kill costs at most.  [default: 2m]",
+            ),
             click.option("--fast-dev-run", is_flag=True, help="Run one batch of each loop and publish nothing."),
             registry_option,
         )
@@ -98,11 +106,18 @@ def fit_options(command: Any) -> Any:
     return command
 
 
-def read_config(ctx: click.Context) -> FitConfig:
+def read_config(ctx: click.Context, *, run: Run | None = None) -> FitConfig:
     """The checked settings of a command with `fit_options`.
+
+    Args:
+        ctx: The command's context.
+        run: A run to go on with: what the user does not set is as there.
 
     Raises:
         UsageError: A value is out of range or a name is unknown.
         InputError: The config file cannot be read.
     """
-    return FitConfig.load(ctx.params["config"], **given(ctx, FitConfig.model_fields))
+    options = given(ctx, FitConfig.model_fields)
+    if run is not None:
+        return FitConfig.resume(run.record.settings, ctx.params["config"], **options)
+    return FitConfig.load(ctx.params["config"], **options)

@@ -54,6 +54,23 @@ def dataset_options(*, required: bool) -> Any:
     return add
 
 
+class Duration(click.ParamType[float]):
+    """``90s``, ``15m``, ``2h``, ``7d`` or plain seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return seconds."""
+        if isinstance(value, int | float):
+            return float(value)
+        from scorequeue.settings import parse_duration
+
+        try:
+            return parse_duration(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 def log_options(command: Any) -> Any:
     """Add --log-level, --log-format and --quiet, which go to `start`."""
     for option in (

@@ -40,10 +40,10 @@ def main() -> None:
     """Run the command; every way it can end is an exit code of errors.ExitCode."""
     try:
         code = cli.main(standalone_mode=False)
-    except click.exceptions.Abort:
-        code = _end("interrupted; nothing was published", ExitCode.INTERRUPTED)
-    except KeyboardInterrupt:
-        code = _end("interrupted; nothing was published", ExitCode.INTERRUPTED)
+    except click.exceptions.Abort as abort:  # what click makes of a KeyboardInterrupt
+        code = _interrupted(abort.__cause__)
+    except KeyboardInterrupt as interrupt:
+        code = _interrupted(interrupt)
     except click.ClickException as error:
         error.show()
         code = ExitCode.USAGE
@@ -60,6 +60,11 @@ def main() -> None:
         log.exception("unexpected error", extra=logs.fields("crash"))
         code = _end("Error: unexpected, see the trace above; please report it", ExitCode.UNEXPECTED)
     sys.exit(code or ExitCode.DONE)
+
+
+def _interrupted(interrupt: BaseException | None) -> ExitCode:
+    hint = str(interrupt or "")
+    return _end("interrupted; nothing was published" + (f"; {hint}" if hint else ""), ExitCode.INTERRUPTED)
 
 
 def _end(message: str, code: ExitCode) -> ExitCode:

@@ -1,0 +1,70 @@
+"""Lightning's trainer as a fit sets it up and runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import Logger
+
+from training.checkpoints import DurableCheckpointIO
+from training.config import FitConfig
+from training.data import SentenceData
+from training.model import SentenceClassifier
+from training.sentences import LabelledSentences
+
+LOG_EVERY_STEPS = 10
+
+
+def choose_precision(wanted: str) -> str:
+    """Fill in ``auto``: bfloat16 where the device computes in it natively, else float32.
+
+    Without native instructions a CPU emulates bfloat16 and trains slower than in float32.
+    """
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    return "bf16-mixed" if any(check() for check in checks if check is not None) else "32-true"
+
+
+def make_trainer(
+    config: FitConfig,
+    dataset: LabelledSentences,
+    *,
+    precision: str,
+    callbacks: list[pl.Callback],
+    loggers: list[Logger] | None = None,
+) -> pl.Trainer:
+    """Lightning's trainer, silent but for the callbacks."""
+    steps = -(-len(dataset.train) // config.batch_size)
+    return pl.Trainer(
+        max_epochs=config.epochs,
+        precision=precision,
+        gradient_clip_val=config.clip_norm,
+        fast_dev_run=config.fast_dev_run,
+        logger=loggers or [],
+        callbacks=callbacks,
+        plugins=[DurableCheckpointIO()],
+        log_every_n_steps=min(LOG_EVERY_STEPS, steps),
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=not config.fast_dev_run,
+        use_distributed_sampler=False,
+        devices=1,
+    )
+
+
+def run_trainer(
+    trainer: pl.Trainer, module: SentenceClassifier, data: SentenceData, *, checkpoint: Path | None = None
+) -> None:
+    """Run the loop; an interrupt comes out as KeyboardInterrupt, not as Lightning's ``exit(1)``."""
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit as error:  # at SIGTERM Lightning would exit with 0, which a scheduler takes for a success
+        if trainer.interrupted or trainer.received_sigterm:
+            raise KeyboardInterrupt from error
+        raise
