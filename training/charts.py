@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 MOST_POINTS = 30
 """Points of a line; of longer ones the means of blocks are drawn, within their lowest and highest values."""
 
+MOST_DOTS = 15
+"""Lines of more epochs have no dots: they would hide the line."""
+
 SCORE_BINS = 20
 
 LABEL_CHARACTERS = 24
@@ -44,7 +47,7 @@ def draw_loss(curves: Curves) -> Markup:
         plot.band(low, high, kind="first")
     plot.line(mean, kind="first")
     plot.line(epochs, kind="second")
-    for point in epochs:
+    for point in epochs if len(epochs) <= MOST_DOTS else []:
         plot.dot(point, kind="second")
     named = ((mean, "training", "first"), (epochs, "validation", "second"))
     plot.end_labels([(line[-1], name, kind) for line, name, kind in named if line])
@@ -62,7 +65,7 @@ def draw_correlation(epochs: Sequence[EpochPoint]) -> Markup:
     _epoch_axis(plot, epochs)
     plot.line([(float(point.step), point.val_mcc) for point in epochs], kind="second")
     best = max(epochs, key=lambda point: point.val_mcc)
-    for point in epochs:
+    for point in epochs if len(epochs) <= MOST_DOTS else [best]:
         plot.dot((float(point.step), point.val_mcc), kind="second", radius=6.0 if point is best else 3.5)
     # Beside the dot, on the side where the line is not.
     at_end = plot.x(best.step) > plot.right - 60

@@ -136,7 +136,7 @@ def _draw_curves(curves: Curves | None) -> dict[str, Markup | None]:
     steps, epochs = (curves.steps, curves.epochs) if curves is not None else ((), ())
     return {
         "loss_curve": charts.draw_loss(curves) if curves is not None and steps and epochs else None,
-        "mcc_curve": charts.draw_correlation(epochs) if epochs else None,
+        "mcc_curve": charts.draw_correlation(epochs) if len(epochs) > 1 else None,
         "rate_curve": charts.draw_rate(curves) if curves is not None and steps else None,
     }
 

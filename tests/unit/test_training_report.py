@@ -108,7 +108,7 @@ def test_the_numbers_of_the_matrix_are_those_of_the_evaluation() -> None:
 
     html = render_report(make_manifest(), evaluation=evaluation)
 
-    cells = re.findall(r'<td class="(?:right|wrong)"[^>]*><b>([\d,]+)</b>', html)
+    cells = re.findall(r'<td class="(?:right|wrong|none)"[^>]*><b>([\d,]+)</b>', html)
     assert tuple(map(int, cells)) == sum(evaluation.figures.confusion, ())
 
 
@@ -157,7 +157,7 @@ def test_curves_of_any_length_are_drawn(epochs: int) -> None:
 
     html = render_report(make_manifest(), evaluation=None, curves=curves)
 
-    assert Page(html).count("svg") == 3
+    assert Page(html).count("svg") == (3 if epochs > 1 else 2)
     assert "nan" not in html.lower()
 
 
