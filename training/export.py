@@ -54,10 +54,14 @@ def write_folder(
         tokenizer.save_pretrained(folder)
     settings_file = folder / "tokenizer_config.json"
     settings = json.loads(settings_file.read_text("utf-8"))
-    settings_file.write_text(
-        json.dumps({name: value for name, value in settings.items() if name not in LENGTH_SETTINGS}, indent=2) + "\n",
-        "utf-8",
-    )
+    _write_json(settings_file, {name: value for name, value in settings.items() if name not in LENGTH_SETTINGS})
+    # transformers leaves the label map out where two labels have the names that it gives by itself.
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    _write_json(folder / "config.json", config | {"id2label": {str(at): label for at, label in enumerate(labels)}})
+
+
+def _write_json(file: Path, content: dict[str, object]) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
 def read_packages(*others: str) -> dict[str, str]:
