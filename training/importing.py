@@ -23,11 +23,12 @@ from scorequeue.logs import fields
 from scorequeue.registry import GoldenSentence, ManifestDraft, Registry
 from training import sources
 from training.admission import check_config, check_files, read_config, read_labels, refusal
-from training.base_models import first_line, read_max_length
+from training.base_models import find_tokenizer_fault, read_max_length
 from training.evaluate import Evaluation, cap_rows, evaluate
 from training.export import read_git_commit, read_packages, write_folder
 from training.figures import Figures
 from training.golden import choose_golden, score_golden
+from training.hub import explain_download, first_line
 from training.predict import Predictor, fastest_device
 from training.publishing import publish_version
 from training.quiet import quiet_libraries
@@ -188,16 +189,14 @@ def load(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     except Exception as error:  # foreign files fail in many ways: OSError, KeyError, SafetensorError, ...
         if "trust_remote_code" in str(error):
             raise refusal(source, "it needs Python code that comes with it, which is not run") from error
+        if not Path(source).is_dir() and (reason := explain_download(error)):
+            raise UsageError(f"{source} cannot be had from the hub: {reason}") from error
         raise refusal(source, f"{failure} ({first_line(error)})") from error
     # Of another shape: a tuple of name, shape and shape.
     if missing := sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]):
         raise refusal(source, f"it is no whole classifier: weights are missing or of another shape ({missing[0]}, ...)")
-    ids = set(tokenizer.get_vocab().values())
-    # Where files are missing transformers makes some tokenizers out of special tokens alone, and says nothing.
-    if not tokenizer.is_fast or ids <= set(tokenizer.all_special_ids):
-        raise refusal(source, "it has no fast tokenizer (tokenizer.json)")
-    if max(ids) >= (rows := model.get_input_embeddings().num_embeddings):
-        raise refusal(source, f"its tokenizer has ids up to {max(ids)}, its model only {rows} embeddings")
+    if fault := find_tokenizer_fault(tokenizer, model):
+        raise refusal(source, fault)
     config = model.config
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id

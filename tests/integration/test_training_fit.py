@@ -173,8 +173,8 @@ def test_fast_dev_run_publishes_nothing_and_says_so(base: Path, tmp_path: Path) 
         (["--dataset", "no-such-folder"], "no dataset 'no-such-folder'"),
         (["--dataset", "sample", "--base-model", "bert-huge"], "no base model 'bert-huge'"),
         (["--dataset", "sample", "--epochs", "0"], "--epochs"),
-        (["--dataset", "cola"], "cola cannot be fetched from the hub"),
-        (["--dataset", "sample", "--base-model", "bert-tiny"], "check the id and the network"),
+        (["--dataset", "cola"], "cola cannot be had from the hub: HF_HUB_OFFLINE is set"),
+        (["--dataset", "sample", "--base-model", "bert-tiny"], "HF_HUB_OFFLINE is set and it is not in the cache"),
         (["--dataset", "sample", "--frobnicate"], "No such option"),
     ],
 )

@@ -253,7 +253,7 @@ def test_an_unreachable_hub_is_one_line(tmp_path: Path) -> None:
     )  # fmt: skip
 
     assert (done.returncode, done.stdout) == (ExitCode.USAGE, "")
-    assert "owner/name is no folder here and cannot be fetched from the hub (HF_HUB_OFFLINE is set)" in done.stderr
+    assert "owner/name is no folder here and cannot be had from the hub: HF_HUB_OFFLINE is set" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

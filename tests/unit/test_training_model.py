@@ -102,7 +102,10 @@ def test_an_unknown_base_model_names_the_known_ones() -> None:
 
 def test_an_unreachable_hub_says_what_to_do() -> None:
     """The tests run offline, as a machine behind a firewall does."""
-    with quiet_libraries(), pytest.raises(UsageError, match="check the id and the network") as caught:
+    with (
+        quiet_libraries(),
+        pytest.raises(UsageError, match="HF_HUB_OFFLINE is set and it is not in the cache") as caught,
+    ):
         base_models.load("nobody/no-such-model", labels=LABELS)
 
     assert caught.value.exit_code == ExitCode.USAGE
