@@ -17,6 +17,7 @@ from training.cli.importing import import_version
 from training.cli.list import list_versions
 from training.cli.promote import promote
 from training.cli.prune import prune
+from training.cli.refresh import refresh
 from training.cli.rollback import rollback
 from training.cli.show import show
 
@@ -32,7 +33,7 @@ def cli() -> None:
     """
 
 
-for command in (fit, evaluate, import_version, promote, rollback, prune, list_versions, show, diff):
+for command in (fit, refresh, evaluate, import_version, promote, rollback, prune, list_versions, show, diff):
     cli.add_command(command)
 
 

@@ -1,0 +1,117 @@
+"""Fit, judge, promote: what a scheduler runs every night. A worse version never goes live, and two never run at once.
+
+In order, and why::
+
+    the mark      one refresh per registry; its holder touches it, so that what a killed one leaves is taken over
+    fit           publishes a version with the rows that it was judged on; nothing that is live changes
+    is it ours?   a process that was stopped for long may have lost the mark: it promotes nothing then
+    promote       the gate; judged once more where another program has changed what is current meanwhile
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from scorequeue.errors import GateRefusedError, InternalError, MarkHeldError
+from scorequeue.logs import fields
+from scorequeue.marks import Mark, read_holder
+from scorequeue.registry import Registry
+from training.config import FitConfig
+from training.fit import fit
+from training.gate import Verdict
+from training.promote import promote
+
+log = logging.getLogger(__name__)
+
+STALE_S = 60.0
+"""Seconds without a sign of life after which a refresh counts as killed."""
+
+WAIT_S = STALE_S + 15.0
+"""Seconds to wait for another refresh: long enough to take over from one that was killed just now."""
+
+ATTEMPTS = 3
+"""How often a version is judged if what is current changes while it is judged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """How a refresh went.
+
+    Attributes:
+        version: The version that was fitted; None where nothing was.
+        promoted: Whether it went live.
+        reason: Why, or why not, in one sentence.
+        previous: What was current before; None where nothing was.
+        verdict: What the gate said; None where it was not asked.
+    """
+
+    version: str | None
+    promoted: bool
+    reason: str
+    previous: str | None
+    verdict: Verdict | None = None
+
+
+def refresh(config: FitConfig, *, console: Console | None = None, wait_s: float = WAIT_S) -> Refreshed:
+    """Fit a version and put it live if the gate says that it is better.
+
+    Args:
+        config: Checked settings of the fit and the gate.
+        console: Where the fit draws its progress; None draws nothing.
+        wait_s: Seconds to wait for another refresh of this registry.
+
+    Raises:
+        ScorequeueError: The fit failed, see `training.fit.fit`, or the version cannot be judged; what was live stays.
+    """
+    registry = Registry(config.registry)
+    with ExitStack() as stack:
+        mark = _make_mark(config, wait_s=wait_s)
+        try:
+            stack.enter_context(mark)
+        except MarkHeldError as error:
+            return Refreshed(None, promoted=False, reason=f"another refresh runs: {error}", previous=registry.pointed())
+        previous = registry.pointed()
+        version = fit(config, console=console).version
+        if version is None:
+            return Refreshed(None, promoted=False, reason="a fast dev run publishes nothing", previous=previous)
+        if not mark.is_held():
+            reason = f"another refresh took over while this one was stopped; {version} is published, not promoted"
+            return Refreshed(version, promoted=False, reason=reason, previous=previous)
+        return _judge(registry, version, config=config)
+
+
+def _make_mark(config: FitConfig, *, wait_s: float) -> Mark:
+    try:
+        config.registry.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InternalError(
+            f"registry {config.registry} cannot be made: {error.strerror}; fix its rights or name another --registry"
+        ) from error
+    path = config.registry / ".refreshing"
+    if (holder := read_holder(path)) is not None:
+        log.info("waiting for another refresh", extra=fields("refresh_waits", holder=str(holder), seconds=wait_s))
+    return Mark(path, stale_s=STALE_S, wait_s=wait_s)
+
+
+def _judge(registry: Registry, version: str, *, config: FitConfig) -> Refreshed:
+    """Ask the gate, again if what is current changes meanwhile."""
+    previous = registry.pointed()
+    if previous == version:
+        return Refreshed(version, promoted=True, reason="it is the first version", previous=None)
+    reason = ""
+    for _ in range(ATTEMPTS):
+        previous = registry.pointed()
+        try:
+            outcome = promote(registry, version, config=config.gate)
+        except GateRefusedError as error:  # another program was faster; what it put live is what counts now
+            reason = str(error)
+            continue
+        verdict = outcome.verdict
+        if verdict is None:  # somebody else put it live
+            return Refreshed(version, promoted=True, reason="it is current already", previous=previous)
+        return Refreshed(version, outcome.promoted, verdict.reason, outcome.previous, verdict)
+    return Refreshed(version, promoted=False, reason=reason, previous=previous)
