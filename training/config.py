@@ -27,6 +27,7 @@ class FitConfig(BaseModel):
         text_field: Column of the sentences in a file; None finds it by name.
         label_field: Column of the labels in a file; None finds it by name.
         base_model: A name that base_models.py knows, a transformers folder, or a hub id.
+        warm_start: Start from the registry's current version instead of the base model.
         epochs: Passes over the training rows.
         lr: Peak learning rate of the encoder.
         head_lr: Peak learning rate of the pooler and the classifier, which start untrained.
@@ -53,6 +54,7 @@ class FitConfig(BaseModel):
     text_field: str | None = None
     label_field: str | None = None
     base_model: str = "minilm-l6"
+    warm_start: bool = False
     epochs: int = Field(default=5, ge=1)
     lr: float = Field(default=1e-4, gt=0, le=1)
     head_lr: float = Field(default=1e-4, gt=0, le=1)

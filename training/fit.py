@@ -16,7 +16,8 @@ from rich.console import Console
 from scorequeue.errors import InternalError, UsageError
 from scorequeue.logs import fields
 from scorequeue.registry import ManifestDraft, Registry
-from training import base_models, sources
+from training import sources
+from training.base_models import BaseModel
 from training.checkpoints import DurableCheckpointIO, ResumeCheckpoint, StepSeeds, read_callback_state, remove_others
 from training.config import FitConfig
 from training.curves import CurveRecorder, Curves
@@ -35,6 +36,7 @@ from training.quiet import quiet_libraries
 from training.runs import Run, RunRecord, describe_settings
 from training.sources import LabelledSentences
 from training.trainer import choose_precision, make_trainer, run_trainer
+from training.warm_start import load_origin
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +73,10 @@ def fit(config: FitConfig, *, resume: Run | None = None, console: Console | None
         console: Where to draw progress; None draws nothing.
 
     Raises:
-        UsageError: The dataset or the base model cannot be had, or the run was started with other settings or data.
-        VerificationError: The base model's weights are not the published ones.
+        UsageError: The dataset or the base model cannot be had, the run was started with other settings or data, or the
+            current version has other labels than the data.
+        VersionNotFoundError: Nothing is current to start from.
+        VerificationError: The base model's weights are not the published ones, or the current version is damaged.
         DivergedError: The loss is no number any more.
         InternalError: A checkpoint or the version cannot be written.
         KeyboardInterrupt: Interrupted; nothing was published. Its text says how to go on.
@@ -83,7 +87,7 @@ def fit(config: FitConfig, *, resume: Run | None = None, console: Console | None
         dataset = sources.load(
             config.dataset, seed=config.seed, text_field=config.text_field, label_field=config.label_field
         )
-        base = base_models.load(config.base_model, labels=dataset.labels, max_length=config.max_length)
+        base, dataset, parent = load_origin(config, dataset=dataset, parent=resume.record.parent if resume else None)
         data = SentenceData(
             dataset,
             tokenizer=base.tokenizer,
@@ -109,8 +113,8 @@ def fit(config: FitConfig, *, resume: Run | None = None, console: Console | None
             figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
             version = None
         else:
-            with open_run(config, dataset=dataset, resume=resume) as run:
-                train(run, config, dataset=dataset, data=data, module=module, callbacks=callbacks)
+            with open_run(config, base=base, dataset=dataset, parent=parent, resume=resume) as run:
+                train(run, config, base=base, dataset=dataset, data=data, module=module, callbacks=callbacks)
                 version, judged = publish(
                     config, base=base, dataset=dataset, module=module, run=run, curves=recorder.curves
                 )
@@ -128,7 +132,9 @@ def fit(config: FitConfig, *, resume: Run | None = None, console: Console | None
     )
 
 
-def open_run(config: FitConfig, *, dataset: LabelledSentences, resume: Run | None) -> Run:
+def open_run(
+    config: FitConfig, *, base: BaseModel, dataset: LabelledSentences, parent: str | None, resume: Run | None
+) -> Run:
     """The run to work on, with its lock held until it is left.
 
     Raises:
@@ -137,9 +143,12 @@ def open_run(config: FitConfig, *, dataset: LabelledSentences, resume: Run | Non
     fingerprint = str(dataset.describe()["fingerprint"])
     settings = config.model_dump(mode="json")
     if resume is None:
-        name = f"{Path(config.dataset).name}-{Path(config.base_model).name}"
+        name = f"{Path(config.dataset).name}-{Path(base.name).name}"
         record = RunRecord(
-            settings=describe_settings(settings), fingerprint=fingerprint, precision=choose_precision(config.precision)
+            settings=describe_settings(settings),
+            fingerprint=fingerprint,
+            precision=choose_precision(config.precision),
+            parent=parent,
         )
         return Run.start(config.runs, name=name, record=record)
     resume.take()
@@ -161,6 +170,7 @@ def train(
     run: Run,
     config: FitConfig,
     *,
+    base: BaseModel,
     dataset: LabelledSentences,
     data: SentenceData,
     module: SentenceClassifier,
@@ -199,7 +209,8 @@ def train(
             "fit",
             run=run.folder.name,
             dataset=config.dataset,
-            base_model=config.base_model,
+            base_model=base.name,
+            parent=run.record.parent,
             train_rows=len(dataset.train),
             dev_rows=len(dataset.dev),
             epochs=config.epochs,
@@ -224,7 +235,7 @@ def train(
 def publish(
     config: FitConfig,
     *,
-    base: base_models.BaseModel,
+    base: BaseModel,
     dataset: LabelledSentences,
     module: SentenceClassifier,
     run: Run,
@@ -251,7 +262,8 @@ def publish(
         evaluation = evaluate(Predictor(folder, device=fastest_device()), cap_rows(dataset.dev))
         settings: dict[str, Any] = config.model_dump(mode="json", exclude={"registry", "runs"})
         draft = ManifestDraft(
-            base_model=config.base_model,
+            base_model=base.name,
+            parent=run.record.parent,
             labels=dataset.labels,
             max_length=base.max_length,
             dataset=dataset.describe(),

@@ -19,7 +19,13 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> FitResult:
     base = make_tiny_base(folder / "base")
     return fit(
         FitConfig.load(
-            dataset=str(folder), base_model=str(base), epochs=2, lr=1e-3, registry=folder / "r", runs=folder / "runs"
+            dataset=str(folder),
+            base_model=str(base),
+            epochs=2,
+            lr=1e-3,
+            precision="32-true",
+            registry=folder / "r",
+            runs=folder / "runs",
         )
     )
 

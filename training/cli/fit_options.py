@@ -48,6 +48,12 @@ def fit_options(command: Any) -> Any:
                 show_default=True,
                 help="minilm-l6, bert-tiny, electra-small, a transformers folder, or a hub id.",
             ),
+            setting(
+                "--warm-start",
+                env="FIT_WARM_START",
+                is_flag=True,
+                help="Start from the registry's current version instead of the base model.",
+            ),
             setting("--epochs", env="FIT_EPOCHS", type=int, help="Passes over the data.  [default: 5; sample: 1]"),
             setting("--lr", env="FIT_LR", type=float, help="Peak learning rate of the encoder.  [default: 1e-4]"),
             setting(
