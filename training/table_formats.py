@@ -119,6 +119,8 @@ def _read_jsonl(file: Path, content: bytes) -> Records:
     if not rows:
         raise InputError(f'{file} is empty; expected lines like {{"text": "The cat sat.", "label": "acceptable"}}')
     columns = dict.fromkeys(name for _, row in rows if not isinstance(row, Fault) for name in row)
+    if not columns:
+        raise InputError(f"{file} holds no JSON object; expected one a line, with a text and a label")
     return list(columns), iter(rows)
 
 

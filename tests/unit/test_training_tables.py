@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 
 from scorequeue.errors import InputError, MissingFieldError, UsageError
 from training import sources
-from training.splitting import find_leaks, is_for_dev, order_labels
+from training.splitting import count_contradictions, find_leaks, is_for_dev, order_labels
 from training.table_formats import SUFFIXES
 from training.tables import read_table
 
+COLA = Path(__file__).resolve().parents[3] / "shared/data/cola"
 ROWS = [("He said no.", "yes"), ("None", "no"), ('A "quoted", one\u2028here', "yes"), ("nan", "no"), ("12", "NA")]
 
 
@@ -144,6 +145,7 @@ def test_columns_that_cannot_be_told_are_named(
         ("in.csv", b'text,label\na,1\n"b,0\nc,1\n', ":3 is not csv"),
         ("in.tsv", b"\n\n", "is empty"),
         ("in.jsonl", b"\n", "is empty"),
+        ("in.jsonl", b"text,label\na,1\n", "holds no JSON object"),
         ("in.parquet", b"PAR1", "not a whole parquet file"),
         ("in.csv.gz", b"text,label\n", "not a whole gzip file"),
         ("in.csv.gz", gzip.compress(b"text,label\na,1\n")[:-6], "not a whole gzip file"),
@@ -424,3 +426,20 @@ def test_a_part_that_is_not_there_is_said(arguments: tuple[str, str], message: s
 def test_columns_are_named_for_files_only() -> None:
     with pytest.raises(UsageError, match="--text-field and --label-field are for files"):
         sources.load("sample", seed=0, text_field="sentence")
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not COLA.exists(), reason="the optional real sentences are not beside the repository")
+def test_colas_own_files_are_as_the_docs_say(tmp_path: Path) -> None:
+    """Its layout is read as it is, leaks and all; the same rows as tables are split by the same words."""
+    cola = sources.load(str(COLA), seed=0)
+    for name, part in (("train", cola.train), ("dev", cola.dev)):
+        rows = [(text, cola.labels[label]) for text, label in zip(part.texts, part.labels, strict=True)]
+        write(tmp_path / f"{name}.csv", rows)
+
+    tables = sources.load(str(tmp_path), seed=0)
+
+    assert (len(cola.train), len(cola.dev)) == (8551, 527)
+    assert tables.describe()["left_out"] == {"leaked": 6}
+    assert tables.dev.fingerprint(tables.labels) == cola.dev.fingerprint(cola.labels)
+    assert count_contradictions(cola.train.texts, [str(label) for label in cola.train.labels]) == 11
