@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,13 +46,18 @@ class Evaluation:
         return measure_sources(self.scores, np.asarray(self.rows.labels), self.rows.sources)
 
 
-def evaluate(predictor: Predictor, rows: Split) -> Evaluation:
+def evaluate(predictor: Predictor, rows: Split, *, told: Callable[[int], None] | None = None) -> Evaluation:
     """Score labelled rows in float32 and sum up how well that went.
+
+    Args:
+        predictor: The checkpoint.
+        rows: What it is judged by.
+        told: Is told how many rows are scored, now and then.
 
     Raises:
         VerificationError: A score is not a finite number.
     """
-    scores = predictor.score(rows.texts).numpy()
+    scores = predictor.score(rows.texts, told=told).numpy()
     return Evaluation(predictor.labels, rows, scores, measure(scores, np.asarray(rows.labels)))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypedDict, overload
 
@@ -82,10 +82,12 @@ class Predictor:
             for row in rows
         ]
 
-    def score(self, texts: Sequence[str]) -> torch.Tensor:
+    def score(self, texts: Sequence[str], *, told: Callable[[int], None] | None = None) -> torch.Tensor:
         """Probabilities of all labels, in label order.
 
-        Texts above ``max_length`` tokens are cut.
+        Args:
+            texts: What to score; those above ``max_length`` tokens are cut.
+            told: Is told how many rows are done, after each batch.
 
         Returns:
             (texts, labels) float32 on the CPU, in the order of the texts.
@@ -104,6 +106,8 @@ class Predictor:
             with torch.inference_mode():
                 logits = self._model(**tokens).logits  # (rows, labels)
             scores[rows] = torch.softmax(logits.float(), dim=-1).cpu()
+            if told is not None:
+                told(start + len(rows))
         return scores
 
 

@@ -53,6 +53,23 @@ def test_manifest_survives_the_way_to_disk(registry: Registry, tiny: Path) -> No
     assert set(manifest.files) == {path.name for path in tiny.iterdir()}
 
 
+def test_a_report_knows_its_version_and_is_verified_like_any_file(
+    registry: Registry, tiny: Path, tmp_path: Path
+) -> None:
+    """A folder's old report is another version's: what is exported from one may be published anew."""
+    folder = shutil.copytree(tiny, tmp_path / "exported")
+    (folder / "report.html").write_text("the old one")
+
+    version = registry.publish(folder, draft=draft(), report=lambda manifest: f"<h1>{manifest.version}</h1>")
+
+    report = registry.path(version) / "report.html"
+    assert report.read_text() == f"<h1>{version}</h1>"
+    registry.verify(version)
+    report.write_text("<h1>another</h1>")
+    with pytest.raises(VerificationError, match=r"report\.html"):
+        registry.verify(version)
+
+
 def test_publish_leaves_no_trace_of_its_work(registry: Registry, tiny: Path) -> None:
     version = registry.publish(tiny, draft=draft())
 

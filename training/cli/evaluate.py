@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -54,7 +56,9 @@ def evaluate(
     from training.evaluate import evaluate as run_evaluate  # torch: not before what can be refused without it
     from training.predict import Predictor, fastest_device
 
-    evaluation = run_evaluate(Predictor(store.path(version), device=fastest_device()), rows)
+    predictor = Predictor(store.path(version), device=fastest_device())
+    with _show_progress(len(rows), quiet=quiet) as told:
+        evaluation = run_evaluate(predictor, rows, told=told)
     if report is not None:
         from training.report import render_report
 
@@ -69,3 +73,20 @@ def evaluate(
         click.echo(json.dumps(named | figures_as_json(evaluation)))
         return
     click.echo(f"{version} on {split} of {dataset}: {len(rows):,} sentences\n\n{tell_figures(evaluation)}")
+
+
+@contextmanager
+def _show_progress(rows: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """Draw a bar on stderr while rows are scored, if that is a terminal; it goes when all are.
+
+    Yields:
+        What takes the number of rows that are done.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("sentences"), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
+        task = progress.add_task("", total=rows)
+        yield lambda done: progress.update(task, completed=done)
