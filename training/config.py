@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -102,7 +102,7 @@ class FitConfig(BaseModel):
         try:
             return cls.model_validate(defaults | in_file | given)
         except ValidationError as error:
-            raise UsageError(_explain(error, given=given, config=config, known=cls.model_fields)) from error
+            raise UsageError(_explain(error, given=given, config=config)) from error
 
     @classmethod
     def resume(cls, run: Mapping[str, object], config: str | Path | None = None, /, **options: object) -> FitConfig:
@@ -124,9 +124,7 @@ class FitConfig(BaseModel):
         return cls.load(**{**run, **asked})
 
 
-def _explain(
-    error: ValidationError, *, given: Mapping[str, object], config: str | Path | None, known: Iterable[str]
-) -> str:
+def _explain(error: ValidationError, *, given: Mapping[str, object], config: str | Path | None) -> str:
     """The first fault in one line, named as the user wrote it: as an option, or as a key of the file."""
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
@@ -135,5 +133,8 @@ def _explain(
     else:
         where = f"{config}: {'.'.join(path)}"
     if first["type"] == "extra_forbidden":
-        return f"{where}: there is no such setting{closest(path[0], known) if len(path) == 1 else ''}"
+        known = FitConfig if len(path) == 1 else GateConfig
+        return f"{where}: there is no such setting{closest(path[-1], known.model_fields)}"
+    if first["type"] == "model_type":
+        return f"{where}: expected settings below it, like `margin: 0.02`, got {first['input']!r}"
     return f"{where}: {first['msg'].removeprefix('Value error, ')}, got {first['input']!r}"
