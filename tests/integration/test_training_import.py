@@ -133,6 +133,19 @@ def test_a_row_above_the_limit_is_marked_as_truncated(
     assert encodings.lengths[2] == 128
 
 
+def test_labels_without_names_of_their_own_are_kept(
+    command: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    """Most two-label checkpoints of the hub; transformers writes no label map for them, and workers need one."""
+    source = make_tiny_base(tmp_path / "source")
+
+    code, version, told = command(source)
+
+    assert code == ExitCode.DONE, told
+    manifest = Registry(tmp_path / "registry").verify(version.strip())
+    assert manifest.labels == ("LABEL_0", "LABEL_1")
+
+
 def test_the_manifest_tells_where_a_version_came_from(imported: tuple[Path, Path, dict[str, Imported]]) -> None:
     home, registry, versions = imported
     store = Registry(registry)
