@@ -36,6 +36,8 @@ BEATS = 4
 
 POLL_S = 0.05
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 @dataclass(frozen=True, slots=True)
 class Holder:
@@ -84,6 +86,7 @@ class Mark:
         self.wait_s = wait_s
         self._now = now
         self._holder = Holder()
+        self._inode = 0
         self._stop = threading.Event()
         self._heart: threading.Thread | None = None
 
@@ -119,7 +122,9 @@ class Mark:
     def is_held(self) -> bool:
         """Whether the mark is still ours: nobody has taken it over meanwhile."""
         found = read_holder(self.path)
-        return found is not None and found.token == self._holder.token
+        if found is None or found.token != self._holder.token:
+            return False
+        return bool(found.token) or self.path.stat().st_ino == self._inode
 
     def _create(self) -> bool:
         holder = Holder(
@@ -132,10 +137,14 @@ class Mark:
         try:
             with file:
                 json.dump({name: getattr(holder, name) for name in Holder.__slots__}, file)
-        except OSError:  # a full disk; an empty mark would keep everybody out for a while
-            self.path.unlink(missing_ok=True)
-            raise
+        except OSError as error:
+            if error.errno not in FULL:
+                self.path.unlink(missing_ok=True)
+                raise
+            os.truncate(self.path, 0)
+            holder = Holder()  # a full disk has room for a mark without words, and whoever makes room needs one
         self._holder = holder
+        self._inode = self.path.stat().st_ino
         return True
 
     def _beat(self) -> None:
@@ -152,9 +161,6 @@ class Mark:
             with self.path.open("rb") as file:  # opening asks the server; a bare stat may answer from a cache
                 touched_at = os.fstat(file.fileno()).st_mtime
             with probe.open("xb") as file:
-                file.write(b"?")
-                file.flush()
-                os.fsync(file.fileno())
                 return os.fstat(file.fileno()).st_mtime - touched_at
         except OSError as error:
             if is_gone(error):

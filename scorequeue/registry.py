@@ -170,9 +170,14 @@ class Registry:
         check_contents(folder, names, labels=draft.labels)
         created_at = self._now()
         aside = self._versions / f".incoming-{secrets.token_hex(8)}"
+        writing = ""
         try:
             aside.mkdir(parents=True)
-            files = {name: copy_file(folder / name, aside / name) for name in names}
+            files = {}
+            for name in names:
+                writing = name
+                files[name] = copy_file(folder / name, aside / name)
+            writing = MANIFEST_NAME
             version = self._next_name(created_at)
             manifest = Manifest(
                 **draft.model_dump(exclude={"format", "version", "created_at", "files"}),
@@ -191,7 +196,8 @@ class Registry:
             sync_folder(self._versions)
         except OSError as error:
             raise InternalError(
-                f"cannot publish to {self._versions}: {error.strerror}; make room or fix its rights and run it again"
+                f"cannot publish {writing or 'anything'} to {self._versions}: {error.strerror}; make room "
+                "(`training prune`) or fix its rights, and run it again"
             ) from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
@@ -293,7 +299,8 @@ class Registry:
                 yield mark
         except OSError as error:
             raise InternalError(
-                f"cannot write to registry {self.root}: {error.strerror}; make room or fix its rights and run it again"
+                f"cannot write to registry {self.root}: {error.strerror}; make room (`training prune`) or fix its "
+                "rights, and run it again"
             ) from error
 
     def _move(self, entry: HistoryEntry) -> None:

@@ -77,11 +77,13 @@ def promote(
     start(quiet=quiet, log_level=log_level, log_format=log_format)
     from scorequeue.registry import Registry
     from training.gate_config import GateConfig
-    from training.promote import promote as run_promote
 
     store = Registry(registry)
     version = store.resolve(version)
-    config = GateConfig.load(store.manifest(version).training_config.get("gate"), **bar)
+    # Verified again when it is judged; here because importing torch takes longer than finding a damaged file.
+    config = GateConfig.load(store.verify(version).training_config.get("gate"), **bar)
+    from training.promote import promote as run_promote
+
     outcome = run_promote(
         store, version, config=config, dataset=dataset, split=split, force_why=why.strip() if why else None
     )
