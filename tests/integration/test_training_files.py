@@ -61,8 +61,6 @@ def test_a_config_fits_a_file_of_any_labels(cwd: Path) -> None:
     ("arguments", "message"),
     [
         (["--dataset", "moods.csv"], "moods.csv: no column tells that it holds the texts"),
-        (["--config", "nightly.yaml", "--label-field", "idx"], "looks like no label"),
-        (["--config", "nightly.yaml", "--dataset", "sample"], "--text-field and --label-field are for files"),
         (["--config", "weekly.yaml"], "no config 'weekly.yaml'"),
     ],
 )
