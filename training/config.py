@@ -67,7 +67,7 @@ class FitConfig(BaseModel):
     patience: int = Field(default=3, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**32)
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
-    logger: Literal["tensorboard", "csv"] = "tensorboard"
+    logger: Literal["tensorboard", "csv", "wandb", "mlflow"] = "tensorboard"
     checkpoint_every_s: float = Field(default=120, ge=0)
     fast_dev_run: bool = False
     gate: GateConfig = GateConfig()

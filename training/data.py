@@ -181,6 +181,13 @@ class SentenceData(pl.LightningDataModule):
         )
 
     @property
+    def train_rows(self) -> TokenRows:
+        """The tokenised training rows."""
+        self.setup()
+        assert self._train is not None
+        return self._train
+
+    @property
     def dev_rows(self) -> TokenRows:
         """The tokenised validation rows."""
         self.setup()
@@ -189,9 +196,7 @@ class SentenceData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches in this epoch's order."""
-        self.setup()
-        assert self._train is not None
-        loader = _make_loader(self._train, batch_size=self._batch_size, seed=self._seed)
+        loader = _make_loader(self.train_rows, batch_size=self._batch_size, seed=self._seed)
         epoch, batch = self._start
         loader.sampler.start_at(epoch, batch=batch)
         return loader

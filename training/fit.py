@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from rich.console import Console
 
-from scorequeue.errors import InternalError, UsageError
+from scorequeue.errors import UsageError
 from scorequeue.logs import fields
 from scorequeue.registry import ManifestDraft, Registry
 from training import sources
 from training.base_models import BaseModel
-from training.checkpoints import DurableCheckpointIO, ResumeCheckpoint, StepSeeds, read_callback_state, remove_others
+from training.checkpoints import StepSeeds
 from training.config import FitConfig
 from training.curves import CurveRecorder, Curves
 from training.data import SentenceData
@@ -27,7 +26,7 @@ from training.evaluate import cap_rows, evaluate
 from training.export import read_git_commit, read_packages, write_folder
 from training.figures import Figures
 from training.golden import choose_golden, score_golden
-from training.loggers import make_loggers
+from training.loop import train
 from training.model import SentenceClassifier
 from training.predict import Predictor, fastest_device
 from training.progress import EpochProgress, Speedometer
@@ -103,18 +102,19 @@ def fit(config: FitConfig, *, resume: Run | None = None, console: Console | None
             weight_decay=config.weight_decay,
             warmup=config.warmup,
         )
+        module.save_hyperparameters(describe_settings(config.model_dump(mode="json")))
         speedometer, recorder = Speedometer(), CurveRecorder()
         callbacks: list[pl.Callback] = [StepSeeds(config.seed), StopOnDivergence(), speedometer, recorder]
         if console is not None:
             callbacks.append(EpochProgress(console, speedometer=speedometer))
         if config.fast_dev_run:
-            trainer = make_trainer(config, dataset, precision=choose_precision(config.precision), callbacks=callbacks)
+            trainer = make_trainer(config, data, precision=choose_precision(config.precision), callbacks=callbacks)
             run_trainer(trainer, module, data)
             figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
             version = None
         else:
             with open_run(config, base=base, dataset=dataset, parent=parent, resume=resume) as run:
-                train(run, config, base=base, dataset=dataset, data=data, module=module, callbacks=callbacks)
+                train(run, config, data=data, module=module, recorder=recorder, callbacks=callbacks)
                 version, judged = publish(
                     config, base=base, dataset=dataset, module=module, run=run, curves=recorder.curves
                 )
@@ -166,72 +166,6 @@ def open_run(
     return resume
 
 
-def train(
-    run: Run,
-    config: FitConfig,
-    *,
-    base: BaseModel,
-    dataset: LabelledSentences,
-    data: SentenceData,
-    module: SentenceClassifier,
-    callbacks: list[pl.Callback],
-) -> None:
-    """Bring a run from where it is to the best epoch's weights, in the module."""
-    (recorder,) = (callback for callback in callbacks if isinstance(callback, CurveRecorder))
-    checkpoint = run.resume_file if run.record.best is None and run.resume_file.exists() else None
-    if checkpoint is not None:
-        recorder.load_state_dict(read_callback_state(checkpoint, recorder.state_key))
-    elif run.record.best is not None:
-        recorder.read(run.folder)
-    best = ModelCheckpoint(
-        run.checkpoints,
-        filename="best-{epoch}",
-        monitor="val_mcc",
-        mode="max",
-        save_weights_only=True,
-        enable_version_counter=False,  # an epoch that a resumed fit repeats is the same epoch
-    )
-    trainer = make_trainer(
-        config,
-        dataset,
-        precision=run.record.precision,
-        loggers=make_loggers(config.logger, folder=run.folder, curves=recorder.curves),
-        callbacks=[
-            *callbacks,
-            best,
-            EarlyStopping("val_mcc", mode="max", patience=config.patience),
-            ResumeCheckpoint(run.checkpoints, best=best, every_s=config.checkpoint_every_s),
-        ],
-    )
-    log.info(
-        "fit starts" if run.is_new else "fit resumes",
-        extra=fields(
-            "fit",
-            run=run.folder.name,
-            dataset=config.dataset,
-            base_model=base.name,
-            parent=run.record.parent,
-            train_rows=len(dataset.train),
-            dev_rows=len(dataset.dev),
-            epochs=config.epochs,
-            precision=run.record.precision,
-            device=str(trainer.strategy.root_device),
-        ),
-    )
-    if run.record.best is None:
-        try:
-            run_trainer(trainer, module, data, checkpoint=checkpoint)
-        except KeyboardInterrupt as interrupt:
-            raise KeyboardInterrupt(run.describe_continuation()) from interrupt
-        if not best.best_model_path:
-            raise InternalError("no epoch was good enough to keep; lower --lr and run it again")
-        recorder.write(run.folder)
-        run.update(best=Path(best.best_model_path).name)
-    remove_others(run.checkpoints, best=run.record.best)
-    checkpoint = DurableCheckpointIO().load_checkpoint(run.checkpoints / run.record.best)
-    module.load_state_dict(checkpoint["state_dict"])
-
-
 def publish(
     config: FitConfig,
     *,
@@ -270,12 +204,7 @@ def publish(
             training_config=settings | {"precision": run.record.precision},
             seed=config.seed,
             git_commit=read_git_commit(),
-            tracking={
-                "logger": config.logger,
-                "run": run.folder.name,
-                "url": str(run.folder),
-                "run_id": run.record.id,
-            },
+            tracking=run.record.tracking | {"run_id": run.record.id},
             golden=score_golden(folder, choose_golden(evaluation.rows.texts, evaluation.scores)),
             packages=read_packages("pytorch-lightning", "torchmetrics"),
         )

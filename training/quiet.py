@@ -15,6 +15,8 @@ TALKATIVE_LOGGERS = (
     "httpx2",
     "huggingface_hub",
     "datasets",
+    "mlflow",
+    "alembic",
 )
 
 

@@ -12,7 +12,6 @@ from training.checkpoints import DurableCheckpointIO
 from training.config import FitConfig
 from training.data import SentenceData
 from training.model import SentenceClassifier
-from training.sentences import LabelledSentences
 
 LOG_EVERY_STEPS = 10
 
@@ -32,14 +31,14 @@ def choose_precision(wanted: str) -> str:
 
 def make_trainer(
     config: FitConfig,
-    dataset: LabelledSentences,
+    data: SentenceData,
     *,
     precision: str,
     callbacks: list[pl.Callback],
     loggers: list[Logger] | None = None,
 ) -> pl.Trainer:
     """Lightning's trainer, silent but for the callbacks."""
-    steps = -(-len(dataset.train) // config.batch_size)
+    steps = -(-len(data.train_rows) // config.batch_size)
     return pl.Trainer(
         max_epochs=config.epochs,
         precision=precision,

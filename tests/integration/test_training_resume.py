@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 import training.fit
+import training.loop
 from scorequeue.errors import InputError, InternalError, UsageError
 from scorequeue.registry import Registry
 from tests.tiny import make_tiny_base
@@ -163,7 +164,7 @@ def test_a_fit_that_had_only_to_publish_does_not_train_again(
         patch.setattr(training.fit, "publish", lambda *_, **__: (_ for _ in ()).throw(Stopped))
         with pytest.raises(Stopped):
             fit(config)
-    monkeypatch.setattr(training.fit, "run_trainer", lambda *_, **__: pytest.fail("it trained"))
+    monkeypatch.setattr(training.loop, "run_trainer", lambda *_, **__: pytest.fail("it trained"))
 
     result = fit(config, resume=find(LAST, runs=config.runs))
 

@@ -84,7 +84,7 @@ def fit_options(command: Any) -> Any:
             setting(
                 "--logger",
                 env="FIT_LOGGER",
-                type=click.Choice(["tensorboard", "csv"]),
+                type=click.Choice(["tensorboard", "csv", "wandb", "mlflow"]),
                 default="tensorboard",
                 show_default=True,
                 help="Where curves go; the CSV file is always written.",

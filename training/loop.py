@@ -1,0 +1,121 @@
+"""Training a run, from where it is to its best epoch's weights."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+
+from scorequeue.errors import InternalError
+from scorequeue.logs import fields
+from training.checkpoints import DurableCheckpointIO, ResumeCheckpoint, read_callback_state, remove_others
+from training.config import FitConfig
+from training.curves import CurveRecorder
+from training.data import SentenceData
+from training.loggers import HyperparameterLog, close_loggers, describe_tracking, make_loggers
+from training.model import SentenceClassifier
+from training.runs import Run
+from training.trainer import make_trainer, run_trainer
+
+log = logging.getLogger(__name__)
+
+
+def train(
+    run: Run,
+    config: FitConfig,
+    *,
+    data: SentenceData,
+    module: SentenceClassifier,
+    recorder: CurveRecorder,
+    callbacks: list[pl.Callback],
+) -> None:
+    """Train what is left to train, and put the best epoch's weights into the module.
+
+    Args:
+        run: Where it is, and where checkpoints go.
+        config: The run's settings.
+        data: Batches.
+        module: What learns.
+        recorder: Gets the whole course, that before a resume too.
+        callbacks: What else takes part, the recorder among them.
+
+    Raises:
+        DivergedError: The loss is no number any more.
+        InternalError: A checkpoint cannot be written, or no epoch can be kept.
+        KeyboardInterrupt: Interrupted; its text says how to go on.
+    """
+    if run.record.best is None:
+        best = _run(run, config, data=data, module=module, recorder=recorder, callbacks=callbacks)
+        if not best:
+            raise InternalError("no epoch was good enough to keep; lower --lr and run it again")
+        recorder.write(run.folder)
+        run.update(best=Path(best).name)
+    else:
+        log.info("fit resumes", extra=fields("fit", run=run.folder.name, left="publishing"))
+        recorder.read(run.folder)
+    remove_others(run.checkpoints, best=str(run.record.best))
+    weights = DurableCheckpointIO().load_checkpoint(run.checkpoints / str(run.record.best))
+    module.load_state_dict(weights["state_dict"])
+
+
+def _run(
+    run: Run,
+    config: FitConfig,
+    *,
+    data: SentenceData,
+    module: SentenceClassifier,
+    recorder: CurveRecorder,
+    callbacks: list[pl.Callback],
+) -> str:
+    """Train to the end; the path of the best epoch's weights."""
+    checkpoint = run.resume_file if run.resume_file.exists() else None
+    if checkpoint is not None:
+        recorder.load_state_dict(read_callback_state(checkpoint, recorder.state_key))
+    tracker_id = run.record.tracking.get("tracker_id")
+    loggers = make_loggers(config.logger, folder=run.folder, curves=recorder.curves, tracker_id=tracker_id)
+    run.update(tracking=describe_tracking(loggers, folder=run.folder))
+    best = ModelCheckpoint(
+        run.checkpoints,
+        filename="best-{epoch}",
+        monitor="val_mcc",
+        mode="max",
+        save_weights_only=True,
+        enable_version_counter=False,  # an epoch that a resumed fit repeats is the same epoch
+    )
+    trainer = make_trainer(
+        config,
+        data,
+        precision=run.record.precision,
+        loggers=loggers,
+        callbacks=[
+            *callbacks,
+            HyperparameterLog(recorder),
+            best,
+            EarlyStopping("val_mcc", mode="max", patience=config.patience),
+            ResumeCheckpoint(run.checkpoints, best=best, every_s=config.checkpoint_every_s),
+        ],
+    )
+    log.info(
+        "fit starts" if checkpoint is None else "fit resumes",
+        extra=fields(
+            "fit",
+            run=run.folder.name,
+            dataset=config.dataset,
+            base_model=config.base_model,
+            parent=run.record.parent,
+            train_rows=len(data.train_rows),
+            dev_rows=len(data.dev_rows),
+            epochs=config.epochs,
+            precision=run.record.precision,
+            device=str(trainer.strategy.root_device),
+        ),
+    )
+    try:
+        run_trainer(trainer, module, data, checkpoint=checkpoint)
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(run.describe_continuation()) from interrupt
+    finally:
+        close_loggers(loggers)
+    return best.best_model_path
