@@ -10,6 +10,7 @@ import click
 import scorequeue
 from scorequeue import logs
 from scorequeue.errors import ExitCode, ScorequeueError
+from training.cli import interrupts
 from training.cli.diff import diff
 from training.cli.evaluate import evaluate
 from training.cli.fit import fit
@@ -39,6 +40,8 @@ for command in (fit, refresh, evaluate, import_version, promote, rollback, prune
 
 def main() -> None:
     """Run the command; every way it can end is an exit code of errors.ExitCode."""
+    interrupts.hear()
+    code: int
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Abort as abort:  # what click makes of a KeyboardInterrupt
@@ -63,11 +66,11 @@ def main() -> None:
     sys.exit(code or ExitCode.DONE)
 
 
-def _interrupted(interrupt: BaseException | None) -> ExitCode:
+def _interrupted(interrupt: BaseException | None) -> int:
     hint = str(interrupt or "")
-    return _end("interrupted; nothing was published" + (f"; {hint}" if hint else ""), ExitCode.INTERRUPTED)
+    return _end("interrupted; nothing was published" + (f"; {hint}" if hint else ""), interrupts.exit_code())
 
 
-def _end(message: str, code: ExitCode) -> ExitCode:
+def _end(message: str, code: int) -> int:
     click.echo(message, err=True)
     return code
