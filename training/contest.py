@@ -25,6 +25,22 @@ LATENCY_ROUNDS = 7
 """Enough for a median; with MiniLM on two cores a round of both takes a tenth of a second."""
 
 
+class Part(NamedTuple):
+    """A part of a dataset to judge on, as `sources.load_split` takes it.
+
+    Attributes:
+        dataset: Its name, file or folder.
+        split: Which part.
+        text_field: Column of the texts in files; None finds it by name.
+        label_field: Column of the labels in files; None finds it by name.
+    """
+
+    dataset: str
+    split: str = "dev"
+    text_field: str | None = None
+    label_field: str | None = None
+
+
 class Rows(NamedTuple):
     """Labelled rows to judge on.
 
@@ -78,25 +94,30 @@ def enter(registry: Registry, version: str) -> Entrant:
         raise VerificationError(str(error)) from error
 
 
-def find_rows(
-    entrants: Sequence[Entrant], *, labels: tuple[str, ...], dataset: str | None = None, split: str = "dev"
-) -> Rows:
-    """The rows to judge on: those of the dataset, else those that the first entrant has, else the next one's.
+def find_rows(entrants: Sequence[Entrant], *, labels: tuple[str, ...], part: Part | None = None) -> Rows:
+    """The rows to judge on: those of a dataset's part, else those that the first entrant has, else the next one's.
 
     Args:
         entrants: Versions with the same labels, in any order of these.
         labels: What the labels of the rows count by.
-        dataset: A dataset's name, file or folder; None takes what a version was evaluated on.
-        split: Its part.
+        part: Which rows; None takes what a version was evaluated on.
 
     Raises:
         UsageError: No entrant has rows, so a dataset is needed; or there is no such dataset.
         InputError: The dataset cannot be read.
         VerificationError: A version's rows are not as they were written.
     """
-    if dataset is not None:
-        rows = cap_rows(sources.load_split(dataset, split, seed=0, labels=labels))
-        return Rows(rows.texts, np.array(rows.labels, np.int64), f"dataset {dataset}, split {split}")
+    if part is not None:
+        found = sources.load_split(
+            part.dataset,
+            part.split,
+            seed=0,
+            text_field=part.text_field,
+            label_field=part.label_field,
+            labels=labels,
+        )
+        rows = cap_rows(found)
+        return Rows(rows.texts, np.array(rows.labels, np.int64), f"dataset {part.dataset}, split {part.split}")
     for manifest, folder, _ in entrants:
         evaluation = read_rows(folder, labels=manifest.labels)
         if evaluation is not None and len(evaluation.rows):
@@ -106,17 +127,14 @@ def find_rows(
     raise UsageError(f"{names}: no evaluated rows to judge on; name some with --dataset (and --split)")
 
 
-def hold(
-    registry: Registry, challenger: str, champion: str | None, *, dataset: str | None = None, split: str = "dev"
-) -> Contest:
+def hold(registry: Registry, challenger: str, champion: str | None, *, part: Part | None = None) -> Contest:
     """Score challenger and champion on the same rows, check the golden sentences and take the times.
 
     Args:
         registry: Where both are.
         challenger: The version that wants to go live.
         champion: The one that is current; None where nothing is.
-        dataset: What to judge on; None takes the rows that the challenger was evaluated on, else the champion's.
-        split: Part of the dataset.
+        part: What to judge on; None takes the rows that the challenger was evaluated on, else the champion's.
 
     Raises:
         VersionNotFoundError: There is no such challenger.
@@ -135,7 +153,7 @@ def hold(
     if theirs is not None and set(theirs.manifest.labels) != set(labels):
         obstacle = f"its labels are {_listed(theirs.manifest.labels)}, the challenger's {_listed(labels)}"
         theirs = None
-    rows = find_rows([ours] if theirs is None else [ours, theirs], labels=labels, dataset=dataset, split=split)
+    rows = find_rows([ours] if theirs is None else [ours, theirs], labels=labels, part=part)
     champion_scores, latency_ms = None, None
     if theirs is not None:
         try:

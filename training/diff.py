@@ -10,7 +10,7 @@ from scorequeue.errors import UsageError
 from scorequeue.manifest import Manifest
 from scorequeue.registry import Registry
 from training.bootstrap import Difference, paired_difference
-from training.contest import Rows, enter, find_rows
+from training.contest import Part, Rows, enter, find_rows
 from training.figures import Figures, Scores, measure
 
 FlipKind = Literal["harm", "gain", "other"]
@@ -69,15 +69,8 @@ class Diff:
     changes: tuple[Change, ...]
 
 
-def compare(
-    registry: Registry,
-    first: str,
-    second: str,
-    *,
-    dataset: str | None = None,
-    split: str = "dev",
-) -> Diff:
-    """Score two versions on the same rows: those of the second, else of the first, else of the dataset.
+def compare(registry: Registry, first: str, second: str, *, part: Part | None = None) -> Diff:
+    """Score two versions on the same rows: those of a dataset's part, else of the second, else of the first.
 
     Raises:
         VersionNotFoundError: There is no such version.
@@ -91,7 +84,7 @@ def compare(
             f"labels should be the same but {first} has {', '.join(before.manifest.labels)}, "
             f"{second} has {', '.join(labels)}; compare versions of the same task"
         )
-    rows = find_rows([after, before], labels=labels, dataset=dataset, split=split)
+    rows = find_rows([after, before], labels=labels, part=part)
     scores = (before.score(rows.texts, labels=labels), after.score(rows.texts, labels=labels))
     return Diff(
         first=first,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from scorequeue.errors import GateRefusedError
 from scorequeue.logs import fields
 from scorequeue.registry import Registry
-from training import contest
+from training.contest import Part, hold
 from training.gate import Verdict, judge
 from training.gate_config import GateConfig
 
@@ -44,8 +44,7 @@ def promote(
     version: str,
     *,
     config: GateConfig,
-    dataset: str | None = None,
-    split: str = "dev",
+    part: Part | None = None,
     force_why: str | None = None,
 ) -> Outcome:
     """Judge a version and put it live if it is better; the verdict goes to the history either way.
@@ -54,8 +53,7 @@ def promote(
         registry: Where the version is.
         version: Its name.
         config: The bar.
-        dataset: What to judge on; None takes the rows that the version was evaluated on, else those of the current one.
-        split: Part of the dataset.
+        part: What to judge on; None takes the rows that the version was evaluated on, else those of the current one.
         force_why: Why the version goes live whatever the gate says; None lets the gate decide.
 
     Raises:
@@ -69,7 +67,7 @@ def promote(
     champion = registry.pointed()
     if champion == registry.resolve(version):
         return Outcome(None, promoted=False, forced=False, previous=champion)
-    verdict = judge(contest.hold(registry, version, champion, dataset=dataset, split=split), config)
+    verdict = judge(hold(registry, version, champion, part=part), config)
     forced = force_why is not None and not verdict.is_yes and verdict.can_be_forced
     if verdict.is_yes or forced:
         why = force_why if forced else verdict.reason

@@ -16,6 +16,7 @@ from scorequeue.errors import ExitCode
 from scorequeue.registry import Registry
 from tests.tiny import publish_tiny, rows_that_suit
 from training import sources
+from training.contest import Part
 from training.gate_config import GateConfig
 from training.promote import promote
 from training.quiet import quiet_libraries
@@ -163,7 +164,7 @@ def test_other_labels_cannot_be_compared(site: Site, tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_text("text,label\n" + "".join(f"The dog slept {n} times.,{('no', 'yes')[n % 2]}\n" for n in range(40)))
 
-    outcome = promote(site.registry, site.foreign, config=GateConfig(mcc_floor=-1), dataset=str(file), split="all")
+    outcome = promote(site.registry, site.foreign, config=GateConfig(mcc_floor=-1), part=Part(str(file), "all"))
 
     assert not outcome.promoted
     assert "its labels are unacceptable, acceptable, the challenger's no, yes" in outcome.verdict.reason

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from training.cli.options import log_options, registry_option, start
+from training.cli.options import dataset_options, log_options, registry_option, start
 from training.cli.tables import plain, print_table
 
 if TYPE_CHECKING:
@@ -25,8 +25,7 @@ LONGEST_VALUE = 44
 @click.command()
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
-@click.option("--dataset", help="Compare on this instead of the rows that B, else A, was evaluated on.")
-@click.option("--split", default="dev", show_default=True, help="Part of --dataset.")
+@dataset_options(required=False)
 @click.option("--flips", type=click.IntRange(min=0), default=20, show_default=True, help="Most sentences of each kind.")
 @registry_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, with every sentence.")
@@ -37,6 +36,8 @@ def diff(
     second: str,
     dataset: str | None,
     split: str,
+    text_field: str | None,
+    label_field: str | None,
     flips: int,
     registry: Path,
     as_json: bool,
@@ -46,18 +47,20 @@ def diff(
 ) -> None:
     """Compare two versions: figures on the same rows, sentences whose label flips, and what they were made from.
 
-    Both are scored now. `current` stands for the version that new jobs get. Sentences that were right in A and are
-    wrong in B come first, the surest change first.
+    Both are scored now, on the rows that B, else A, was evaluated on, or on --dataset. `current` stands for the version
+    that new jobs get. Sentences that were right in A and are wrong in B come first, the surest change first.
 
     Example: training diff current 20261123T101500-1f3c9a
     """
     start(quiet=quiet, log_level=log_level, log_format=log_format)
     from scorequeue.registry import Registry
+    from training.contest import Part
     from training.diff import compare
 
     store = Registry(registry)
     first, second = (store.resolve(None if name == "current" else name) for name in (first, second))
-    found = compare(store, first, second, dataset=dataset, split=split)
+    part = None if dataset is None else Part(dataset, split, text_field, label_field)
+    found = compare(store, first, second, part=part)
     if as_json:
         click.echo(json.dumps(describe(found)))
         return

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from scorequeue.errors import UsageError
-from training.cli.options import log_options, registry_option, setting, start
+from training.cli.options import dataset_options, log_options, registry_option, setting, start
 from training.cli.tables import print_table
 
 if TYPE_CHECKING:
@@ -40,8 +40,7 @@ if TYPE_CHECKING:
     type=float,
     help="Warn if a lone sentence takes so many times longer.  [default: the fit's, else 1.2]",
 )
-@click.option("--dataset", help="Judge on this dataset instead of the rows that the version was evaluated on.")
-@click.option("--split", default="dev", show_default=True, help="Part of --dataset.")
+@dataset_options(required=False)
 @click.option("--force", is_flag=True, help="Put it live though the gate says no; needs --why.")
 @click.option("--why", help="Why it is forced; the history keeps it.")
 @registry_option
@@ -52,6 +51,8 @@ def promote(
     version: str,
     dataset: str | None,
     split: str,
+    text_field: str | None,
+    label_field: str | None,
     force: bool,
     why: str | None,
     registry: Path,
@@ -63,10 +64,10 @@ def promote(
 ) -> None:
     """Put a version live if it is better than the current one.
 
-    Both are scored now, on the rows that the version was evaluated on. It must have the higher Matthews correlation
-    (MCC), and must not lose more than --margin on other rows of the same kind, with --confidence. Otherwise this ends
-    with 7 and the reason, and the current one stays. The history keeps the verdict either way. A version that is
-    current already stays so (0).
+    Both are scored now, on the rows that the version was evaluated on, or on --dataset. It must have the higher
+    Matthews correlation (MCC), and must not lose more than --margin on other rows of the same kind, with --confidence.
+    Otherwise this ends with 7 and the reason, and the current one stays. The history keeps the verdict either way. A
+    version that is current already stays so (0).
 
     Example: training promote 20261123T101500-1f3c9a
     """
@@ -82,11 +83,11 @@ def promote(
     version = store.resolve(version)
     # Verified again when it is judged; here because importing torch takes longer than finding a damaged file.
     config = GateConfig.load(store.verify(version).training_config.get("gate"), **bar)
+    from training.contest import Part
     from training.promote import promote as run_promote
 
-    outcome = run_promote(
-        store, version, config=config, dataset=dataset, split=split, force_why=why.strip() if why else None
-    )
+    part = None if dataset is None else Part(dataset, split, text_field, label_field)
+    outcome = run_promote(store, version, config=config, part=part, force_why=why.strip() if why else None)
     if as_json:
         click.echo(json.dumps(describe(version, outcome)))
     else:
