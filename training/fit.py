@@ -158,12 +158,18 @@ def open_run(
             f"dataset {config.dataset} has changed since {resume.folder} was started (its fingerprint differs); "
             "bring the old data back to go on, or start anew without --resume"
         )
-    registry = Registry(config.registry)
-    for version in registry.versions():  # killed after the version was published and before the record said so
-        if registry.manifest(version).tracking.get("run_id") == resume.record.id:
-            resume.finish(version)
-            raise UsageError(f"{resume.folder} was published as {version}; there is nothing to resume")
+    if (version := find_published(Registry(config.registry), resume)) is not None:
+        raise UsageError(f"{resume.folder} was published as {version}; there is nothing to resume")
     return resume
+
+
+def find_published(registry: Registry, run: Run) -> str | None:
+    """The version that a run was published as, if it was killed before its record said so; the record says it then."""
+    for version in registry.versions():
+        if registry.manifest(version).tracking.get("run_id") == run.record.id:
+            run.finish(version)
+            return version
+    return None
 
 
 def publish(

@@ -3,7 +3,8 @@
 In order, and why::
 
     the mark      one refresh per registry; its holder touches it, so that what a killed one leaves is taken over
-    fit           publishes a version with the rows that it was judged on; nothing that is live changes
+    fit           publishes a version with the rows that it was judged on; nothing that is live changes. It goes on
+                  where a killed refresh stopped, if settings, data and the version to start from are the same
     is it ours?   a process that was stopped for long may have lost the mark: it promotes nothing then
     promote       the gate; judged once more where another program has changed what is current meanwhile
 """
@@ -20,10 +21,12 @@ from scorequeue.errors import GateRefusedError, InternalError, MarkHeldError
 from scorequeue.logs import fields
 from scorequeue.marks import Mark, read_holder
 from scorequeue.registry import Registry
+from training import sources
 from training.config import FitConfig
-from training.fit import fit
+from training.fit import find_published, fit
 from training.gate import Verdict
 from training.promote import promote
+from training.runs import Run, find_alike
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +78,10 @@ def refresh(config: FitConfig, *, console: Console | None = None, wait_s: float 
         except MarkHeldError as error:
             return Refreshed(None, promoted=False, reason=f"another refresh runs: {error}", previous=registry.pointed())
         previous = registry.pointed()
-        version = fit(config, console=console).version
+        if previous is None and config.warm_start:
+            log.info("nothing is current yet: the fit starts from the base model", extra=fields("cold_start"))
+            config = config.model_copy(update={"warm_start": False})
+        version = _fit(registry, config, console=console)
         if version is None:
             return Refreshed(None, promoted=False, reason="a fast dev run publishes nothing", previous=previous)
         if not mark.is_held():
@@ -95,6 +101,24 @@ def _make_mark(config: FitConfig, *, wait_s: float) -> Mark:
     if (holder := read_holder(path)) is not None:
         log.info("waiting for another refresh", extra=fields("refresh_waits", holder=str(holder), seconds=wait_s))
     return Mark(path, stale_s=STALE_S, wait_s=wait_s)
+
+
+def _fit(registry: Registry, config: FitConfig, *, console: Console | None) -> str | None:
+    """Publish a version; that of a killed refresh, if it was killed in between of publishing and judging."""
+    killed = None if config.fast_dev_run else _find_killed(registry, config)
+    if killed is not None and (version := find_published(registry, killed)) is not None:
+        return version
+    return fit(config, resume=killed, console=console).version
+
+
+def _find_killed(registry: Registry, config: FitConfig) -> Run | None:
+    if not config.runs.is_dir():
+        return None
+    data = sources.load(config.dataset, seed=config.seed, text_field=config.text_field, label_field=config.label_field)
+    parent = registry.pointed() if config.warm_start else None
+    return find_alike(
+        config.model_dump(mode="json"), fingerprint=str(data.describe()["fingerprint"]), parent=parent, runs=config.runs
+    )
 
 
 def _judge(registry: Registry, version: str, *, config: FitConfig) -> Refreshed:

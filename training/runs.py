@@ -228,10 +228,35 @@ def find(which: str, *, runs: Path) -> Run:
     return run
 
 
+def find_alike(settings: Mapping[str, Any], *, fingerprint: str, parent: str | None, runs: Path) -> Run | None:
+    """The newest run that was stopped and does what these settings would do anew; None if there is none.
+
+    Args:
+        settings: Plain values by name.
+        fingerprint: Of the dataset.
+        parent: The version to start from, where it is not the base model.
+        runs: Where to look.
+    """
+    wanted = describe_settings(settings)
+    for folder in _newest_first(runs):
+        try:
+            run = Run(folder)
+        except InputError:  # another program's, or damaged: nothing to go on with
+            continue
+        record = run.record
+        is_alike = (record.settings, record.fingerprint, record.parent) == (wanted, fingerprint, parent)
+        if is_alike and run.is_resumable and not run.is_taken():
+            return run
+    return None
+
+
+def _newest_first(runs: Path) -> list[Path]:
+    return sorted((file.parent for file in runs.glob(f"*/{RECORD_FILE}")), reverse=True)
+
+
 def _find_last(runs: Path) -> Run:
-    folders = sorted((file.parent for file in runs.glob(f"*/{RECORD_FILE}")), reverse=True)
     busy = ""
-    for folder in folders:
+    for folder in _newest_first(runs):
         run = Run(folder)
         if not run.is_resumable:
             continue

@@ -126,6 +126,23 @@ def test_refresh_that_was_ended_leaves_nothing_half_done(folder: Path, tmp_path:
     assert (tmp_path / ".refreshing").exists() is (sent == signal.SIGKILL)
 
 
+def test_refresh_goes_on_where_a_killed_one_stopped(folder: Path, tmp_path: Path) -> None:
+    """A fit of hours need not begin again because its node went away; another fit does not take its place."""
+    options = ("--epochs", "30", "--lr", "1e-3", "--checkpoint-every", "0.1s", "--warm-start")
+    process = start(folder, tmp_path, *options)
+    until(lambda: list(tmp_path.rglob("resume.ckpt")), timeout_s=60, what="a checkpoint")
+    process.kill()
+    process.wait()
+    (tmp_path / ".refreshing").unlink()  # instead of waiting for a minute
+
+    other = subprocess.run(command(folder, tmp_path, *LEARNS_NOTHING), capture_output=True, text=True, timeout=110)
+    done = subprocess.run(command(folder, tmp_path, *options[:-1]), capture_output=True, text=True, timeout=110)
+
+    assert (other.returncode, done.returncode) == (0, 0), done.stderr
+    assert "fit resumes" not in other.stderr
+    assert "fit resumes" in done.stderr
+
+
 def start(folder: Path, registry: Path, *options: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         command(folder, registry, *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""SIGTERM ends a command as Ctrl-C does: it gives back what it holds in the registry; the exit code says which it was."""
+"""SIGTERM ends a command as Ctrl-C does: it gives back what it holds; the exit code says which of them it was."""
 
 from __future__ import annotations
 
