@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -31,7 +31,7 @@ class FitConfig(BaseModel):
         epochs: Passes over the training rows.
         lr: Peak learning rate of the encoder.
         head_lr: Peak learning rate of the pooler and the classifier, which start untrained.
-        batch_size: Rows in a step.
+        batch_size: Rows in a step, over all processes.
         max_length: Most tokens of a text, special tokens included; None takes what the model can read.
         dropout: Rate of all dropout; None keeps the base model's own.
         weight_decay: Of all weights but biases and layer norms.
@@ -40,6 +40,7 @@ class FitConfig(BaseModel):
         patience: Epochs without a better validation MCC after which fitting stops.
         seed: Seed of weights, dropout, order and the made sentences.
         precision: ``auto`` computes in bfloat16 where the device does so natively, else in float32.
+        devices: Processes that train, one a GPU, or on a CPU; ``auto`` takes all GPUs. They share each batch.
         logger: Where curves go, beside the CSV file that is always written.
         checkpoint_every_s: Least seconds between two checkpoints to resume from: what a kill costs at most.
         fast_dev_run: Run one training and one validation batch and publish nothing.
@@ -67,6 +68,7 @@ class FitConfig(BaseModel):
     patience: int = Field(default=3, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**32)
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    devices: Literal["auto"] | Annotated[int, Field(ge=1)] = 1
     logger: Literal["tensorboard", "csv", "wandb", "mlflow"] = "tensorboard"
     checkpoint_every_s: float = Field(default=120, ge=0)
     fast_dev_run: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
@@ -50,8 +50,13 @@ class TokenRows(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self._labels)
 
-    def __getitem__(self, rows: Sequence[int]) -> Batch:
-        """A batch: ``input_ids`` and ``attention_mask`` (rows, longest), ``labels`` (rows,), all int64."""
+    def __getitem__(self, rows: Sequence[int] | Share) -> Batch:
+        """A batch: ``input_ids`` and ``attention_mask`` (rows, longest), ``labels`` (rows,), all int64.
+
+        That of a `Share` has its ``weight`` (), float32, too.
+        """
+        if isinstance(rows, Share):
+            return self[rows.rows] | {"weight": torch.tensor(rows.weight)}
         longest = int(self.lengths[list(rows)].max())
         ids = np.full((len(rows), longest), self._pad_id, dtype=np.int64)  # (rows, longest)
         mask = np.zeros_like(ids)
@@ -66,17 +71,42 @@ class TokenRows(Dataset[Batch]):
         }
 
 
-class LengthGroupedBatches(Sampler[list[int]]):
+class Share(NamedTuple):
+    """A process's part of a batch.
+
+    Attributes:
+        rows: Row indices. A process that gets none takes one all the same, since all have to be in step.
+        weight: What the mean loss of these rows is multiplied with, so that the mean over processes is the mean over
+            the batch's rows; 0 for a row that is another's.
+    """
+
+    rows: list[int]
+    weight: float
+
+
+def take_share(batch: list[int], *, rank: int, world_size: int) -> Share:
+    """Every so-many-th row: of rows in order of length each process gets short and long ones."""
+    rows = batch[rank::world_size]
+    return Share(rows, len(rows) * world_size / len(batch)) if rows else Share(batch[:1], 0.0)
+
+
+class LengthGroupedBatches(Sampler["list[int] | Share"]):
     """Batches of rows of like length in a random order; each row once an epoch.
 
     Args:
         lengths: Tokens of each row.
         batch_size: Rows in each batch but the last.
         seed: With the epoch it fixes the order; None keeps rows sorted by length, for validation.
+        rank: This process among those that share each batch.
+        world_size: How many they are; where they are several, a batch is a `Share`.
     """
 
-    def __init__(self, lengths: Sequence[int], *, batch_size: int, seed: int | None) -> None:
+    def __init__(
+        self, lengths: Sequence[int], *, batch_size: int, seed: int | None, rank: int = 0, world_size: int = 1
+    ) -> None:
         super().__init__()
+        self._rank = rank
+        self._world_size = world_size
         self._lengths = lengths
         self._batch_size = batch_size
         self._seed = seed
@@ -95,9 +125,12 @@ class LengthGroupedBatches(Sampler[list[int]]):
     def __len__(self) -> int:
         return -(-len(self._lengths) // self._batch_size)
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[int] | Share]:
         skipped, self._skipped = self._skipped, 0
-        return iter(self._order()[skipped:])
+        batches = self._order()[skipped:]
+        if self._world_size == 1:
+            return iter(batches)
+        return (take_share(batch, rank=self._rank, world_size=self._world_size) for batch in batches)
 
     def _order(self) -> list[list[int]]:
         rows = list(range(len(self._lengths)))
@@ -196,22 +229,24 @@ class SentenceData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches in this epoch's order."""
-        loader = _make_loader(self.train_rows, batch_size=self._batch_size, seed=self._seed)
+        loader = self._make_loader(self.train_rows, batch_size=self._batch_size, seed=self._seed)
         epoch, batch = self._start
         loader.sampler.start_at(epoch, batch=batch)
         return loader
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Batches from the shortest rows to the longest."""
-        return _make_loader(self.dev_rows, batch_size=4 * self._batch_size, seed=None)
+        return self._make_loader(self.dev_rows, batch_size=4 * self._batch_size, seed=None)
 
-
-def _make_loader(rows: TokenRows, *, batch_size: int, seed: int | None) -> DataLoader[Batch]:
-    # batch_size=None: the sampler's "index" is a whole batch, so rows are padded in one pass and nothing is collated.
-    # No worker processes: a batch takes 0.1 ms to build, far less than to hand over.
-    return DataLoader(
-        rows,
-        batch_size=None,
-        sampler=LengthGroupedBatches(rows.lengths.tolist(), batch_size=batch_size, seed=seed),
-        pin_memory=torch.cuda.is_available(),
-    )
+    def _make_loader(self, rows: TokenRows, *, batch_size: int, seed: int | None) -> DataLoader[Batch]:
+        # batch_size=None: the sampler's "index" is a whole batch, so rows are padded in one pass and nothing is
+        # collated. No worker processes: a batch takes 0.1 ms to build, far less than to hand over.
+        rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        return DataLoader(
+            rows,
+            batch_size=None,
+            sampler=LengthGroupedBatches(
+                rows.lengths.tolist(), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
+            ),
+            pin_memory=torch.cuda.is_available(),
+        )

@@ -28,7 +28,8 @@ class StopOnDivergence(pl.Callback):
         is_cheap = module.device.type == "cpu" or trainer.is_last_batch
         if not is_cheap and trainer.global_step % trainer.log_every_n_steps:
             return
-        loss = float(outputs["loss"])
+        # The logged loss is that of all processes, so they end at the same step.
+        loss = float(outputs["loss"] if trainer.world_size == 1 else trainer.callback_metrics["train_loss"])
         if not math.isfinite(loss):
             rates = [group["lr"] for group in trainer.optimizers[0].param_groups]
             raise DivergedError(

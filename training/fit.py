@@ -15,27 +15,21 @@ from rich.console import Console
 from scorequeue.errors import UsageError
 from scorequeue.logs import fields
 from scorequeue.registry import ManifestDraft, Registry
-from training import sources
-from training.base_models import BaseModel
-from training.checkpoints import StepSeeds
 from training.config import FitConfig
 from training.curves import CurveRecorder, Curves
-from training.data import SentenceData
-from training.divergence import StopOnDivergence
+from training.distributed import count_devices
 from training.evaluate import cap_rows, evaluate
 from training.export import read_git_commit, read_packages, write_folder
 from training.figures import Figures
 from training.golden import choose_golden, score_golden
 from training.loop import train
-from training.model import SentenceClassifier
+from training.parts import Parts, prepare
 from training.predict import Predictor, fastest_device
 from training.progress import EpochProgress, Speedometer
 from training.publishing import publish_version
 from training.quiet import quiet_libraries
 from training.runs import Run, RunRecord, describe_settings
-from training.sources import LabelledSentences
 from training.trainer import choose_precision, make_trainer, run_trainer
-from training.warm_start import load_origin
 
 log = logging.getLogger(__name__)
 
@@ -82,42 +76,22 @@ def fit(config: FitConfig, *, resume: Run | None = None, console: Console | None
     """
     started_at = datetime.now(UTC)
     with quiet_libraries():
-        pl.seed_everything(config.seed, verbose=False)
-        dataset = sources.load(
-            config.dataset, seed=config.seed, text_field=config.text_field, label_field=config.label_field
-        )
-        base, dataset, parent = load_origin(config, dataset=dataset, parent=resume.record.parent if resume else None)
-        data = SentenceData(
-            dataset,
-            tokenizer=base.tokenizer,
-            max_length=base.max_length,
-            batch_size=config.batch_size,
-            seed=config.seed,
-        )
-        module = SentenceClassifier(
-            base.model.train(),
-            lr=config.lr,
-            head_lr=config.head_lr,
-            dropout=config.dropout,
-            weight_decay=config.weight_decay,
-            warmup=config.warmup,
-        )
-        module.save_hyperparameters(describe_settings(config.model_dump(mode="json")))
+        parts = prepare(config, parent=resume.record.parent if resume else None)
         speedometer, recorder = Speedometer(), CurveRecorder()
-        callbacks: list[pl.Callback] = [StepSeeds(config.seed), StopOnDivergence(), speedometer, recorder]
+        callbacks: list[pl.Callback] = [speedometer, recorder]
         if console is not None:
             callbacks.append(EpochProgress(console, speedometer=speedometer))
         if config.fast_dev_run:
-            trainer = make_trainer(config, data, precision=choose_precision(config.precision), callbacks=callbacks)
-            run_trainer(trainer, module, data)
+            trainer = make_trainer(
+                config, parts.data, precision=choose_precision(config.precision), callbacks=callbacks
+            )
+            run_trainer(trainer, parts.module, parts.data)
             figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
             version = None
         else:
-            with open_run(config, base=base, dataset=dataset, parent=parent, resume=resume) as run:
-                train(run, config, data=data, module=module, recorder=recorder, callbacks=callbacks)
-                version, judged = publish(
-                    config, base=base, dataset=dataset, module=module, run=run, curves=recorder.curves
-                )
+            with open_run(config, parts, resume=resume) as run:
+                train(run, config, data=parts.data, module=parts.module, recorder=recorder, callbacks=callbacks)
+                version, judged = publish(config, parts, run=run, curves=recorder.curves)
                 run.finish(version)
             figures = {f"val_{name}": value for name, value in judged.summary().items()}
             log.info("version published", extra=fields("publish", version=version, registry=str(config.registry)))
@@ -132,23 +106,22 @@ def fit(config: FitConfig, *, resume: Run | None = None, console: Console | None
     )
 
 
-def open_run(
-    config: FitConfig, *, base: BaseModel, dataset: LabelledSentences, parent: str | None, resume: Run | None
-) -> Run:
+def open_run(config: FitConfig, parts: Parts, *, resume: Run | None) -> Run:
     """The run to work on, with its lock held until it is left.
 
     Raises:
         UsageError: A run to resume has other settings or data, is being fitted, or was published meanwhile.
     """
-    fingerprint = str(dataset.describe()["fingerprint"])
+    fingerprint = str(parts.dataset.describe()["fingerprint"])
     settings = config.model_dump(mode="json")
     if resume is None:
-        name = f"{Path(config.dataset).name}-{Path(base.name).name}"
+        name = f"{Path(config.dataset).name}-{Path(parts.base.name).name}"
         record = RunRecord(
             settings=describe_settings(settings),
             fingerprint=fingerprint,
             precision=choose_precision(config.precision),
-            parent=parent,
+            parent=parts.parent,
+            devices=count_devices(config.devices),
         )
         return Run.start(config.runs, name=name, record=record)
     resume.take()
@@ -172,15 +145,7 @@ def find_published(registry: Registry, run: Run) -> str | None:
     return None
 
 
-def publish(
-    config: FitConfig,
-    *,
-    base: BaseModel,
-    dataset: LabelledSentences,
-    module: SentenceClassifier,
-    run: Run,
-    curves: Curves,
-) -> tuple[str, Figures]:
+def publish(config: FitConfig, parts: Parts, *, run: Run, curves: Curves) -> tuple[str, Figures]:
     """Export the fitted model, judge the folder in float32 and publish it; the first version becomes current.
 
     Returns:
@@ -194,19 +159,19 @@ def publish(
         folder = Path(scratch)
         write_folder(
             folder,
-            model=module.model,
-            tokenizer=base.tokenizer,
-            labels=dataset.labels,
-            max_length=base.max_length,
+            model=parts.module.model,
+            tokenizer=parts.base.tokenizer,
+            labels=parts.dataset.labels,
+            max_length=parts.base.max_length,
         )
-        evaluation = evaluate(Predictor(folder, device=fastest_device()), cap_rows(dataset.dev))
+        evaluation = evaluate(Predictor(folder, device=fastest_device()), cap_rows(parts.dataset.dev))
         settings: dict[str, Any] = config.model_dump(mode="json", exclude={"registry", "runs"})
         draft = ManifestDraft(
-            base_model=base.name,
+            base_model=parts.base.name,
             parent=run.record.parent,
-            labels=dataset.labels,
-            max_length=base.max_length,
-            dataset=dataset.describe(),
+            labels=parts.dataset.labels,
+            max_length=parts.base.max_length,
+            dataset=parts.dataset.describe(),
             training_config=settings | {"precision": run.record.precision},
             seed=config.seed,
             git_commit=read_git_commit(),

@@ -6,14 +6,18 @@ import logging
 from pathlib import Path
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.loggers import Logger
 
 from scorequeue.errors import InternalError
 from scorequeue.logs import fields
-from training.checkpoints import DurableCheckpointIO, ResumeCheckpoint, read_callback_state, remove_others
+from training.checkpoints import DurableCheckpointIO, ResumeCheckpoint, StepSeeds, read_callback_state, remove_others
 from training.config import FitConfig
 from training.curves import CurveRecorder
 from training.data import SentenceData
+from training.distributed import helpers
+from training.divergence import StopOnDivergence
 from training.loggers import HyperparameterLog, close_loggers, describe_tracking, make_loggers
 from training.model import SentenceClassifier
 from training.runs import Run
@@ -60,6 +64,12 @@ def train(
     module.load_state_dict(weights["state_dict"])
 
 
+def train_along(run: Run, config: FitConfig, *, data: SentenceData, module: SentenceClassifier) -> None:
+    """Take a helper's part in the training of a run; the main process writes, logs and keeps what comes out."""
+    trainer, _ = _make_trainer(run, config, data=data, callbacks=[], loggers=[])
+    run_trainer(trainer, module, data, checkpoint=run.resume_file if run.resume_file.exists() else None)
+
+
 def _run(
     run: Run,
     config: FitConfig,
@@ -76,27 +86,6 @@ def _run(
     tracker_id = run.record.tracking.get("tracker_id")
     loggers = make_loggers(config.logger, folder=run.folder, curves=recorder.curves, tracker_id=tracker_id)
     run.update(tracking=describe_tracking(loggers, folder=run.folder))
-    best = ModelCheckpoint(
-        run.checkpoints,
-        filename="best-{epoch}",
-        monitor="val_mcc",
-        mode="max",
-        save_weights_only=True,
-        enable_version_counter=False,  # an epoch that a resumed fit repeats is the same epoch
-    )
-    trainer = make_trainer(
-        config,
-        data,
-        precision=run.record.precision,
-        loggers=loggers,
-        callbacks=[
-            *callbacks,
-            HyperparameterLog(recorder),
-            best,
-            EarlyStopping("val_mcc", mode="max", patience=config.patience),
-            ResumeCheckpoint(run.checkpoints, best=best, every_s=config.checkpoint_every_s),
-        ],
-    )
     log.info(
         "fit starts" if checkpoint is None else "fit resumes",
         extra=fields(
@@ -109,13 +98,48 @@ def _run(
             dev_rows=len(data.dev_rows),
             epochs=config.epochs,
             precision=run.record.precision,
-            device=str(trainer.strategy.root_device),
+            device="cuda" if torch.cuda.is_available() else "cpu",
+            processes=run.record.devices,
         ),
     )
     try:
-        run_trainer(trainer, module, data, checkpoint=checkpoint)
+        with helpers(run.record.devices - 1, run=run.folder, registry=config.registry):
+            trainer, best = _make_trainer(
+                run, config, data=data, callbacks=[*callbacks, HyperparameterLog(recorder)], loggers=loggers
+            )
+            run_trainer(trainer, module, data, checkpoint=checkpoint)
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt(run.describe_continuation()) from interrupt
     finally:
         close_loggers(loggers)
     return best.best_model_path
+
+
+def _make_trainer(
+    run: Run, config: FitConfig, *, data: SentenceData, callbacks: list[pl.Callback], loggers: list[Logger]
+) -> tuple[pl.Trainer, ModelCheckpoint]:
+    """A trainer with all that processes have to do in step; the others' callbacks and loggers are the main one's."""
+    best = ModelCheckpoint(
+        run.checkpoints,
+        filename="best-{epoch}",
+        monitor="val_mcc",
+        mode="max",
+        save_weights_only=True,
+        enable_version_counter=False,  # an epoch that a resumed fit repeats is the same epoch
+    )
+    trainer = make_trainer(
+        config,
+        data,
+        precision=run.record.precision,
+        devices=run.record.devices,
+        loggers=loggers,
+        callbacks=[
+            StepSeeds(config.seed),
+            StopOnDivergence(),
+            *callbacks,
+            best,
+            EarlyStopping("val_mcc", mode="max", patience=config.patience),
+            ResumeCheckpoint(run.checkpoints, best=best, every_s=config.checkpoint_every_s),
+        ],
+    )
+    return trainer, best

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
+from torchmetrics import MeanMetric
 
 from training.data import Batch
 from training.metrics import cross_entropy, make_metrics
@@ -47,6 +48,7 @@ class SentenceClassifier(pl.LightningModule):
             for part in model.modules():
                 if isinstance(part, torch.nn.Dropout):
                     part.p = dropout
+        self.val_loss = MeanMetric()
         self.val_metrics = make_metrics(model.config.num_labels, prefix="val_")
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -62,20 +64,27 @@ class SentenceClassifier(pl.LightningModule):
         return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
 
     def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
-        """The batch's mean cross entropy, for Lightning to minimise."""
+        """The batch's mean cross entropy, for Lightning to minimise; a share's is weighted (`data.Share`)."""
         loss = cross_entropy(self(batch["input_ids"], batch["attention_mask"]), batch["labels"])
-        self.log("train_loss", loss, batch_size=len(batch["labels"]))
+        is_share = "weight" in batch
+        if is_share:
+            loss = loss * batch["weight"]
+        self.log("train_loss", loss, batch_size=len(batch["labels"]), sync_dist=is_share)
         return loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Add a batch to the epoch's loss, correlation and accuracy."""
         logits = self(batch["input_ids"], batch["attention_mask"])  # (rows, labels)
+        if batch.get("weight", 1) == 0:
+            return  # another process counts this row
         self.val_metrics.update(logits.argmax(-1), batch["labels"])
-        self.log("val_loss", cross_entropy(logits, batch["labels"]), batch_size=len(batch["labels"]))
+        self.val_loss.update(cross_entropy(logits, batch["labels"]), weight=len(batch["labels"]))
 
     def on_validation_epoch_end(self) -> None:
         """Log the epoch's metrics over all rows: a mean of batch correlations would be another figure."""
-        self.log_dict(self.val_metrics.compute())
+        # torchmetrics has put the processes' counts together, so their figures are the same: the mean changes nothing.
+        self.log_dict({"val_loss": self.val_loss.compute(), **self.val_metrics.compute()}, sync_dist=True)
+        self.val_loss.reset()
         self.val_metrics.reset()
 
     def configure_gradient_clipping(

@@ -53,7 +53,7 @@ class Speedometer(pl.Callback):
     ) -> None:
         """Stop the clock after each batch; Lightning validates inside of the epoch."""
         now = time.perf_counter()
-        self.rows += len(batch["labels"])
+        self.rows += len(batch["labels"]) * trainer.world_size
         self.seconds += now - self._since
         self._since = now
 

@@ -36,6 +36,7 @@ def make_trainer(
     precision: str,
     callbacks: list[pl.Callback],
     loggers: list[Logger] | None = None,
+    devices: int = 1,
 ) -> pl.Trainer:
     """Lightning's trainer, silent but for the callbacks."""
     steps = -(-len(data.train_rows) // config.batch_size)
@@ -53,7 +54,8 @@ def make_trainer(
         enable_model_summary=False,
         enable_checkpointing=not config.fast_dev_run,
         use_distributed_sampler=False,
-        devices=1,
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
     )
 
 

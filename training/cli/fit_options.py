@@ -82,6 +82,12 @@ def fit_options(command: Any) -> Any:
                 help="auto: bfloat16 where the device has it natively, else float32.",
             ),
             setting(
+                "--devices",
+                env="FIT_DEVICES",
+                metavar="N|auto",
+                help="Processes that share each batch, one a GPU, or on the CPU; auto: all GPUs.  [default: 1]",
+            ),
+            setting(
                 "--logger",
                 env="FIT_LOGGER",
                 type=click.Choice(["tensorboard", "csv", "wandb", "mlflow"]),
