@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 from rich.console import Console
 
-from scorequeue.errors import UsageError
+from scorequeue.errors import UsageError, VersionError
 from scorequeue.logs import fields
 from scorequeue.registry import ManifestDraft, Registry
 from training.config import FitConfig
@@ -139,9 +140,10 @@ def open_run(config: FitConfig, parts: Parts, *, resume: Run | None) -> Run:
 def find_published(registry: Registry, run: Run) -> str | None:
     """The version that a run was published as, if it was killed before its record said so; the record says it then."""
     for version in registry.versions():
-        if registry.manifest(version).tracking.get("run_id") == run.record.id:
-            run.finish(version)
-            return version
+        with contextlib.suppress(VersionError):  # a damaged version, or one that is pruned meanwhile
+            if registry.manifest(version).tracking.get("run_id") == run.record.id:
+                run.finish(version)
+                return version
     return None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -14,6 +16,23 @@ from training.data import SentenceData
 from training.model import SentenceClassifier
 
 LOG_EVERY_STEPS = 10
+
+
+class StopOnTerminate(pl.Callback):
+    """Takes SIGTERM for an interrupt.
+
+    Lightning 2.6 notes it and goes on to the batch's end, where it ends with exit code 0, which a scheduler takes for a
+    success; with several processes it exchanges a message inside of the signal handler, and all wait for ever.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Put our handler in place of Lightning's, which takes it away at the end."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def choose_precision(wanted: str) -> str:
@@ -46,7 +65,7 @@ def make_trainer(
         gradient_clip_val=config.clip_norm,
         fast_dev_run=config.fast_dev_run,
         logger=loggers or [],
-        callbacks=callbacks,
+        callbacks=[StopOnTerminate(), *callbacks],
         plugins=[DurableCheckpointIO()],
         log_every_n_steps=min(LOG_EVERY_STEPS, steps),
         num_sanity_val_steps=0,
@@ -65,7 +84,7 @@ def run_trainer(
     """Run the loop; an interrupt comes out as KeyboardInterrupt, not as Lightning's ``exit(1)``."""
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    except SystemExit as error:  # at SIGTERM Lightning would exit with 0, which a scheduler takes for a success
-        if trainer.interrupted or trainer.received_sigterm:
+    except SystemExit as error:
+        if trainer.interrupted:
             raise KeyboardInterrupt from error
         raise

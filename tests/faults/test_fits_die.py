@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
@@ -60,6 +61,7 @@ def start(*arguments: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # as on a terminal
     )
     try:
@@ -123,17 +125,9 @@ def test_a_fit_killed_at_any_moment_ends_as_an_unbroken_one(material: Path, tmp_
 
 
 def test_an_interrupted_fit_says_how_to_go_on(material: Path, tmp_path: Path) -> None:
-    with start(*settings(material), cwd=tmp_path) as process:
-        wait_for_checkpoints(1, cwd=tmp_path, process=process)
-        process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
+    stop(signal.SIGINT, material, cwd=tmp_path)
 
     (folder,) = (tmp_path / "runs").iterdir()
-    assert process.returncode == ExitCode.INTERRUPTED
-    assert output == ""
-    assert errors.splitlines()[-1] == (
-        f"interrupted; nothing was published; go on with: training fit --resume runs/{folder.name}"
-    )
     refused = run("--resume", f"runs/{folder.name}", "--epochs", "9", cwd=tmp_path)
     assert (refused.returncode, refused.stdout) == (ExitCode.USAGE, "")
     assert "--epochs is 9, but" in refused.stderr
@@ -142,3 +136,25 @@ def test_an_interrupted_fit_says_how_to_go_on(material: Path, tmp_path: Path) ->
     again = run("--resume", cwd=tmp_path)
     assert (again.returncode, again.stdout) == (ExitCode.USAGE, "")
     assert "there is nothing to resume in runs" in again.stderr
+
+
+@pytest.mark.parametrize("devices", ["1", "2"])
+def test_a_terminated_fit_is_an_interrupted_one(devices: str, material: Path, tmp_path: Path) -> None:
+    """A pod that is evicted gets SIGTERM; exit code 0 would tell its CronJob that a version is out."""
+    stop(signal.SIGTERM, material, "--devices", devices, cwd=tmp_path)
+
+    assert not (tmp_path / ".scorequeue").exists()
+
+
+def stop(signum: signal.Signals, material: Path, *arguments: str, cwd: Path) -> None:
+    """Send a fit with all its processes a signal in mid-training, and see it end as it should."""
+    with start(*settings(material), *arguments, cwd=cwd) as process:
+        wait_for_checkpoints(1, cwd=cwd, process=process)
+        os.killpg(process.pid, signum)
+        output, errors = process.communicate(timeout=60)
+    (folder,) = (cwd / "runs").iterdir()
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert output == ""
+    assert errors.splitlines()[-1] == (
+        f"interrupted; nothing was published; go on with: training fit --resume runs/{folder.name}"
+    )

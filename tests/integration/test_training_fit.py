@@ -214,3 +214,23 @@ def test_help_does_not_load_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], timeout=30)
 
     assert done.returncode == 0
+
+
+def test_what_the_page_shows_from_python_runs(base: Path, dataset: Path, tmp_path: Path) -> None:
+    """A trainer of one's own: the page's block as it stands, but for the model and the data, which are small here."""
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    (block,) = re.findall(r"## From Python.*?```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "page.py").write_text(
+        block.replace('"minilm-l6"', repr(str(base))).replace('"sample"', repr(str(dataset)))
+    )
+
+    done = subprocess.run(
+        [sys.executable, "page.py"], cwd=tmp_path, capture_output=True, text=True, timeout=110, env=os.environ
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(
+        r"\[\{'label': '\w+', 'score': 0\.\d+\}, \{'label': '\w+', 'score': .*\}\]", done.stdout.splitlines()[-1]
+    )
+    assert len(list(tmp_path.glob("lightning_logs/version_0/checkpoints/*.ckpt"))) == 1
+    assert list(tmp_path.glob("lightning_logs/version_0/events.out.tfevents.*"))
