@@ -19,16 +19,20 @@ LOG_EVERY_STEPS = 10
 
 
 class StopOnTerminate(pl.Callback):
-    """Takes SIGTERM for an interrupt.
+    """Takes SIGTERM for an interrupt, as whoever runs the fit hears it, in place of Lightning's handler.
 
     Lightning 2.6 notes it and goes on to the batch's end, where it ends with exit code 0, which a scheduler takes for a
     success; with several processes it exchanges a message inside of the signal handler, and all wait for ever.
     """
 
+    def __init__(self) -> None:
+        found = signal.getsignal(signal.SIGTERM)
+        self._handler = found if callable(found) else _interrupt
+
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Put our handler in place of Lightning's, which takes it away at the end."""
+        """Put the handler back that Lightning has put its own over; at the end it restores what was there."""
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, _interrupt)
+            signal.signal(signal.SIGTERM, self._handler)
 
 
 def _interrupt(*_: object) -> None:

@@ -153,7 +153,7 @@ def stop(signum: signal.Signals, material: Path, *arguments: str, cwd: Path) -> 
         os.killpg(process.pid, signum)
         output, errors = process.communicate(timeout=60)
     (folder,) = (cwd / "runs").iterdir()
-    assert process.returncode == ExitCode.INTERRUPTED
+    assert process.returncode == 128 + signum
     assert output == ""
     assert errors.splitlines()[-1] == (
         f"interrupted; nothing was published; go on with: training fit --resume runs/{folder.name}"

@@ -13,7 +13,7 @@ _was_terminated = threading.Event()
 def hear() -> None:
     """Turn SIGTERM into a KeyboardInterrupt from now on, unless whoever started us has it ignored.
 
-    Lightning puts a handler of its own over it while it trains, and calls this one from there.
+    Lightning would put a handler of its own over it while it trains; ``training.trainer`` puts this one back.
     """
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _interrupt)
