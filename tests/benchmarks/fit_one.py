@@ -21,7 +21,7 @@ import numpy as np
 
 from training import base_models, sources
 from training.config import FitConfig
-from training.evaluate import correlate, count_confusion
+from training.confusion import correlate, count_confusion
 from training.quiet import quiet_libraries
 
 BATCH_ROWS = 32

@@ -4,7 +4,8 @@
 
 Speed is measured in rounds, each contender in turn, on a part of the rows; ratios are medians over the rounds. Quality
 is the validation correlation of whole fits over some seeds, which takes most of the time (an hour on two cores). The
-JSON file keeps whole fits: those that are in it are not run again, so that a run can be broken off.
+JSON file keeps whole fits: those that are in it with the same data, settings and, of ours, commit are not run again, so
+that a run can be broken off.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from training.sources import DEV_FILE, TRAIN_FILE
+from training import sources
+from training.cola import DEV_FILE, TRAIN_FILE
+from training.export import read_git_commit
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "cola"
 PART_ROWS = 1_600
@@ -85,17 +88,20 @@ def measure_speed(options: argparse.Namespace, kept: Results) -> dict[str, list[
 def measure_quality(console: Console, options: argparse.Namespace, kept: Results) -> dict[str, list[dict[str, Any]]]:
     """Figures of whole fits, by contender."""
     found: dict[str, list[dict[str, Any]]] = {}
+    data = sources.load(str(options.dataset), seed=0).describe()["fingerprint"][:8]
+    commit = (read_git_commit() or "no commit")[:8]
     contenders = [("ours", None), *(("trainer", lr) for lr in options.lr)]
     for seed in range(options.seeds):
         for who, lr in contenders:
             label = who if lr is None else f"{who}, lr {lr:g}"
-            name = f"{label}, seed {seed}, {options.epochs} epochs"
+            made_by = f"; {commit}" if who == "ours" else ""
+            name = f"{label}, seed {seed}, {options.epochs} epochs; {options.base_model} on {data}{made_by}"
             if name not in kept.found:
                 figures = run_fit(
                     who, dataset=options.dataset, base_model=options.base_model, epochs=options.epochs, seed=seed, lr=lr
                 )
                 kept.put(name, figures)
-            console.print(f"{name}: MCC {kept.found[name]['mcc']:.3f}")
+            console.print(f"{label}, seed {seed}: MCC {kept.found[name]['mcc']:.3f}")
             found.setdefault(label, []).append(kept.found[name])
     return found
 
