@@ -4,12 +4,17 @@
 
     free -> held          created by its holder alone (exclusive creation), who touches it every few seconds
     held -> free          removed by its holder at the end
-    held -> taken over    not touched for ``stale_s``: its holder died or was stopped; renamed away by whoever waits
+    held -> taken over    its holder has ended without removing it, as far as that can be seen from here; or it was not
+                          touched for ``stale_s``: its holder died or was stopped. Renamed away by whoever waits
 
 It asks little of the file system: exclusive creation, atomic rename, times of files; no locks, which a shared one may
 not have. A holder that was stopped for long may wake up to find its mark taken over, so it asks `Mark.is_held`
 before each step that cannot be taken back. Ages are taken between two files' times, never from a clock of ours: a file
 server and its clients may differ by minutes.
+
+A process id says something only where it was given: the same host name, the same boot, the same PID namespace. There a
+mark whose process is gone is taken over at once. A restarted container has another namespace, and a process that has
+got the old one's number is taken for it; both wait for ``stale_s``, which is slower and never wrong.
 """
 
 from __future__ import annotations
@@ -36,6 +41,9 @@ BEATS = 4
 
 POLL_S = 0.05
 
+BOOT_FILE = Path("/proc/sys/kernel/random/boot_id")
+PID_NAMESPACE = Path("/proc/self/ns/pid")
+
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -48,12 +56,27 @@ class Holder:
         pid: Process id there; 0 where the mark does not say.
         since: When it was taken, by the holder's clock; empty where the mark does not say.
         token: What no other holder has.
+        pids: What tells where ``pid`` means this process: boot and PID namespace; empty where it cannot be told.
     """
 
     host: str = ""
     pid: int = 0
     since: str = ""
     token: str = ""
+    pids: str = ""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process is known to be gone; False also where that cannot be seen from here."""
+        if not self.pid or not self.pids or (self.host, self.pids) != (socket.gethostname(), _read_pid_space()):
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:  # another user's
+            return False
+        return False
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host} since {self.since}" if self.pid else "a process that has just begun"
@@ -96,8 +119,7 @@ class Mark:
             found = read_holder(self.path)
             if found is None:
                 continue
-            age_s = self._age_s()
-            if age_s is not None and age_s > self.stale_s:
+            if found.has_ended or ((age_s := self._age_s()) is not None and age_s > self.stale_s):
                 self._take_over(found)
             elif time.monotonic() >= give_up_at:
                 raise MarkHeldError(
@@ -127,9 +149,8 @@ class Mark:
         return bool(found.token) or self.path.stat().st_ino == self._inode
 
     def _create(self) -> bool:
-        holder = Holder(
-            socket.gethostname(), os.getpid(), self._now().isoformat(timespec="seconds"), secrets.token_hex(8)
-        )
+        since = self._now().isoformat(timespec="seconds")
+        holder = Holder(socket.gethostname(), os.getpid(), since, secrets.token_hex(8), _read_pid_space())
         try:
             file = self.path.open("x", encoding="utf-8")
         except FileExistsError:
@@ -195,9 +216,19 @@ def read_holder(path: Path) -> Holder | None:
         raise
     try:
         facts = json.loads(text)
-        return Holder(str(facts["host"]), int(facts["pid"]), str(facts["since"]), str(facts["token"]))
+        return Holder(
+            str(facts["host"]), int(facts["pid"]), str(facts["since"]), str(facts["token"]), str(facts.get("pids", ""))
+        )
     except (ValueError, KeyError, TypeError):
         return Holder()  # being written just now, or torn
+
+
+def _read_pid_space() -> str:
+    """Boot and PID namespace of this process; empty where the system does not say, as on macOS."""
+    try:
+        return f"{BOOT_FILE.read_text().strip()}/{os.stat(PID_NAMESPACE).st_ino}"
+    except OSError:
+        return ""
 
 
 def is_gone(error: OSError) -> bool:

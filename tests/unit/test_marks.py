@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -97,6 +98,31 @@ def test_killed_holder_is_followed_soon(tmp_path: Path) -> None:
             assert read_holder(mark.path).pid == os.getpid()
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_mark_of_a_process_that_ended_on_this_host_is_taken_over_at_once(tmp_path: Path) -> None:
+    """Who goes on with a killed fit need not wait a minute for it."""
+    with holder(tmp_path / "mark") as process:
+        process.kill()
+        process.wait()
+
+        with Mark(tmp_path / "mark", stale_s=600) as mark:
+            assert mark.is_held()
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["host", "pids"])
+def test_number_of_a_process_elsewhere_says_nothing_here(name: str, tmp_path: Path) -> None:
+    """Two containers on one kernel, or a host before and after a reboot: nobody has that number here, and it lives."""
+    path = tmp_path / "mark"
+    with holder(path) as process:
+        process.kill()
+        process.wait()
+        path.write_text(json.dumps(json.loads(path.read_text()) | {name: "elsewhere"}))
+
+        with pytest.raises(MarkHeldError, match=f"process {process.pid} on "):
+            Mark(path, stale_s=600).__enter__()
 
 
 def test_stopped_holder_learns_that_it_lost_the_mark(tmp_path: Path) -> None:
