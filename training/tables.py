@@ -134,12 +134,14 @@ def _read_row(record: Record, *, text_field: str, label_field: str) -> tuple[str
         raise Fault(f"has a text that is of type {type(text).__name__}")
     if not text.strip():
         raise Fault("has an empty text")
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # jsonl can write half of a surrogate pair, which no tokenizer takes
-        raise Fault("has a text that is not Unicode") from None
-    source = record.get(SOURCE_NAME)
-    return text, _read_label(record.get(label_field)), "" if source is None else str(source)
+    label = _read_label(record.get(label_field))
+    source = "" if (value := record.get(SOURCE_NAME)) is None else str(value)
+    for what, content in (("text", text), ("label", label), ("source", source)):
+        try:
+            content.encode()
+        except UnicodeEncodeError:  # jsonl can write half of a surrogate pair: no tokenizer takes it, no file neither
+            raise Fault(f"has a {what} that is not Unicode") from None
+    return text, label, source
 
 
 def _read_label(value: Any) -> str:

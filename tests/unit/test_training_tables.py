@@ -170,6 +170,8 @@ FAULTY = [
     ({"label": "a"}, "has no text"),
     ({"text": 3, "label": "a"}, "has a text that is of type int"),
     ({"text": "\ud800", "label": "a"}, "has a text that is not Unicode"),
+    ({"text": "x", "label": "b\ud800"}, "has a label that is not Unicode"),
+    ({"text": "x", "label": "a", "source": "\ud800"}, "has a source that is not Unicode"),
     ({"text": "x"}, "has no label"),
     ({"text": "x", "label": " "}, "has no label"),
     ({"text": "x", "label": float("nan")}, "has no label"),
