@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,18 @@ def test_fingerprint_changes_with_one_label(cola_folder: Path) -> None:
     after = sources.load(str(cola_folder), seed=0).describe()
 
     assert before["fingerprint"] != after["fingerprint"]
+
+
+def test_fingerprint_does_not_depend_on_how_labels_are_numbered(cola_folder: Path) -> None:
+    """A warm start numbers them as its version does; it is the same data, and its killed fit is gone on with."""
+    dataset = sources.load(str(cola_folder), seed=0)
+
+    def turn(split: sources.Split) -> sources.Split:
+        return replace(split, labels=tuple(1 - label for label in split.labels))
+
+    turned = replace(dataset, labels=dataset.labels[::-1], train=turn(dataset.train), dev=turn(dataset.dev))
+
+    assert turned.describe()["fingerprint"] == dataset.describe()["fingerprint"]
 
 
 @pytest.mark.parametrize(
