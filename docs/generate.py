@@ -15,7 +15,7 @@ import click
 
 from producer.cli import producer
 from scorequeue.errors import ExitCode
-from training.cli import cli as training
+from training.cli.root import cli as training
 from worker.cli import cli as worker
 
 PAGE = Path(__file__).with_name("commands.md")

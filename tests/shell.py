@@ -55,7 +55,7 @@ class Shell:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=text,
-            preexec_fn=_hear_signals,
+            preexec_fn=hear_signals,
         )
         try:
             yield process
@@ -78,6 +78,6 @@ class Shell:
         return name
 
 
-def _hear_signals() -> None:
+def hear_signals() -> None:
     for signum in (signal.SIGINT, signal.SIGHUP):
         signal.signal(signum, signal.SIG_DFL)

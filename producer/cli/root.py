@@ -15,7 +15,6 @@ import click
 
 from producer.cli import interrupts
 from producer.cli.options import come_back_hint, context_options
-from producer.cli.standard import prepare, silence
 from scorequeue.errors import (
     ExitCode,
     InternalError,
@@ -24,6 +23,7 @@ from scorequeue.errors import (
     RedisUnavailableError,
     ScorequeueError,
 )
+from scorequeue.standard import prepare, silence
 from scorequeue.terminal import harmless
 
 _COMMANDS = {

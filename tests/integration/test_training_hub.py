@@ -28,7 +28,7 @@ BASE = ("--dataset", "sample", "--base-model")
 
 COMMANDS = """
 import contextlib, io, json, os, sys
-from training import cli
+from training.cli import root as cli
 for line in sys.stdin:
     arguments, variables = json.loads(line)
     os.environ.update(variables)

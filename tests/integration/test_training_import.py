@@ -22,7 +22,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from scorequeue.errors import ExitCode
 from scorequeue.registry import Registry
 from tests.tiny import ARCHITECTURES, make_tiny_base
-from training import cli
+from training.cli import root as cli
 from training.importing import Imported, import_checkpoint
 from training.quiet import quiet_libraries
 from worker.loading import load_model

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import click
 
 import scorequeue
 from scorequeue import logs
 from scorequeue.errors import ExitCode, ScorequeueError
+from scorequeue.standard import prepare, silence
 from training.cli import interrupts
 from training.cli.diff import diff
 from training.cli.evaluate import evaluate
@@ -22,10 +26,36 @@ from training.cli.refresh import refresh
 from training.cli.rollback import rollback
 from training.cli.show import show
 
+_BROKEN_PIPE = 141
+"""What a shell reports of a program that ended because its reader did: 128 + SIGPIPE."""
+
 log = logging.getLogger(__name__)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+class _Group(click.Group):
+    """Commands whose reader may go away: click would end with 1, which says that there is a bug."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Parse, which prints what ``--help`` and ``--version`` ask for."""
+        with _without_a_reader():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with _without_a_reader():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _without_a_reader() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        silence(sys.stdout)
+        raise click.exceptions.Exit(_BROKEN_PIPE) from None
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(scorequeue.__version__, prog_name="training")
 def cli() -> None:
     """Make and look at checkpoint versions.
@@ -39,38 +69,55 @@ for command in (fit, refresh, evaluate, import_version, promote, rollback, prune
 
 
 def main() -> None:
-    """Run the command; every way it can end is an exit code of errors.ExitCode."""
-    interrupts.hear()
-    code: int
-    try:
-        code = cli.main(standalone_mode=False)
-    except click.exceptions.Abort as abort:  # what click makes of a KeyboardInterrupt
-        code = _interrupted(abort.__cause__)
-    except KeyboardInterrupt as interrupt:
-        code = _interrupted(interrupt)
-    except click.ClickException as error:
-        error.show()
-        code = ExitCode.USAGE
-    except ScorequeueError as error:
-        code = _end(f"Error: {error}", error.exit_code)
-    except BrokenPipeError:
-        sys.stdout = None  # the reader left; there is nobody to flush to
-        code = ExitCode.DONE
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] in ("scorequeue", "training"):
-            raise
-        code = _end(f'Error: {error.name} is not installed; run: pip install "scorequeue[training]"', ExitCode.USAGE)
-    except Exception:
-        log.exception("unexpected error", extra=logs.fields("crash"))
-        code = _end("Error: unexpected, see the trace above; please report it", ExitCode.UNEXPECTED)
+    """Run the command; every way it can end is an exit code of errors.ExitCode, or 128 and a signal."""
+    prepare()
+    with interrupts.heard():
+        try:
+            code = cli.main(standalone_mode=False)
+            sys.stdout.flush()
+        except BaseException as error:  # SystemExit too: whatever libraries made of an interrupt
+            if interrupts.have_come() or isinstance(error, KeyboardInterrupt | click.Abort):
+                hint = _find_hint(error)
+                _say("interrupted; nothing was published" + (f"; {hint}" if hint else ""))
+                interrupts.leave()
+            code = _report(error)
     sys.exit(code or ExitCode.DONE)
 
 
-def _interrupted(interrupt: BaseException | None) -> int:
-    hint = str(interrupt or "")
-    return _end("interrupted; nothing was published" + (f"; {hint}" if hint else ""), interrupts.exit_code())
+def _report(error: BaseException) -> int:
+    """Say what went wrong; the exit code."""
+    match error:
+        case BrokenPipeError():
+            silence(sys.stdout)
+            return _BROKEN_PIPE
+        case click.ClickException():
+            error.show()
+            return ExitCode.USAGE
+        case ScorequeueError():
+            _say(f"Error: {error}")
+            return error.exit_code
+        case ImportError() if (error.name or "").partition(".")[0] not in ("scorequeue", "training"):
+            _say(f'Error: {error.name} is not installed; run: pip install "scorequeue[training]"')
+            return ExitCode.USAGE
+        case Exception():
+            log.error("unexpected error", exc_info=error, extra=logs.fields("crash"))
+            _say("Error: unexpected, see the trace above; please report it")
+            return ExitCode.UNEXPECTED
+    raise error
 
 
-def _end(message: str, code: int) -> int:
-    click.echo(message, err=True)
-    return code
+def _find_hint(error: BaseException) -> str:
+    """What the interrupt says, deep in what was made of it."""
+    one: BaseException | None = error
+    while one is not None:
+        if isinstance(one, KeyboardInterrupt) and str(one):
+            return str(one)
+        one = one.__cause__ or one.__context__
+    return ""
+
+
+def _say(line: str) -> None:
+    try:
+        click.echo(line, err=True)
+    except OSError:  # a full disk, or nobody reads it: the exit code says it still
+        silence(sys.stderr)
