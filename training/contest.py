@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -13,32 +14,16 @@ import numpy as np
 from scorequeue.errors import InputError, UsageError, VerificationError, VersionError
 from scorequeue.manifest import GoldenSentence, Manifest
 from scorequeue.registry import Registry
-from training import sources
 from training.confusion import Counts
-from training.evaluate import cap_rows, read_rows
+from training.evaluate import load_rows, read_rows
 from training.figures import Scores
-from training.gate import Contest
+from training.gate import Contest, OwnRows
 from training.predict import Predictor
+from training.sources import Part
 
 LATENCY_SENTENCES = 8
 LATENCY_ROUNDS = 7
 """Enough for a median; with MiniLM on two cores a round of both takes a tenth of a second."""
-
-
-class Part(NamedTuple):
-    """A part of a dataset to judge on, as `sources.load_split` takes it.
-
-    Attributes:
-        dataset: Its name, file or folder.
-        split: Which part.
-        text_field: Column of the texts in files; None finds it by name.
-        label_field: Column of the labels in files; None finds it by name.
-    """
-
-    dataset: str
-    split: str = "dev"
-    text_field: str | None = None
-    label_field: str | None = None
 
 
 class Rows(NamedTuple):
@@ -79,6 +64,18 @@ class Entrant(NamedTuple):
             raise VerificationError(f"{self.folder} gives scores that are not finite; fit or import it again")
         return scores[:, [self.manifest.labels.index(label) for label in labels]]
 
+    def read_own(self, *, labels: tuple[str, ...]) -> Rows | None:
+        """The rows that it was evaluated on, their labels as indices of these; None if it has none.
+
+        Raises:
+            VerificationError: They are not as they were written.
+        """
+        evaluation = read_rows(self.folder, labels=self.manifest.labels)
+        if evaluation is None or not len(evaluation.rows):
+            return None
+        place = np.array([labels.index(label) for label in self.manifest.labels])  # (labels,)
+        return Rows(evaluation.rows.texts, place[list(evaluation.rows.labels)], self.manifest.version)
+
 
 def enter(registry: Registry, version: str) -> Entrant:
     """Verify a version and load it in float32 on the CPU.
@@ -108,21 +105,11 @@ def find_rows(entrants: Sequence[Entrant], *, labels: tuple[str, ...], part: Par
         VerificationError: A version's rows are not as they were written.
     """
     if part is not None:
-        found = sources.load_split(
-            part.dataset,
-            part.split,
-            seed=0,
-            text_field=part.text_field,
-            label_field=part.label_field,
-            labels=labels,
-        )
-        rows = cap_rows(found)
+        rows = load_rows(part, labels=labels)
         return Rows(rows.texts, np.array(rows.labels, np.int64), f"dataset {part.dataset}, split {part.split}")
-    for manifest, folder, _ in entrants:
-        evaluation = read_rows(folder, labels=manifest.labels)
-        if evaluation is not None and len(evaluation.rows):
-            place = np.array([labels.index(label) for label in manifest.labels])  # (labels,)
-            return Rows(evaluation.rows.texts, place[list(evaluation.rows.labels)], manifest.version)
+    for entrant in entrants:
+        if (own := entrant.read_own(labels=labels)) is not None:
+            return own
     names = " and ".join(entrant.manifest.version for entrant in entrants)
     raise UsageError(f"{names}: no evaluated rows to judge on; name some with --dataset (and --split)")
 
@@ -134,7 +121,8 @@ def hold(registry: Registry, challenger: str, champion: str | None, *, part: Par
         registry: Where both are.
         challenger: The version that wants to go live.
         champion: The one that is current; None where nothing is.
-        part: What to judge on; None takes the rows that the challenger was evaluated on, else the champion's.
+        part: What to judge on; None takes the rows that the challenger was evaluated on, else the champion's. The
+            champion's own ones are scored beside the challenger's, unless these include them.
 
     Raises:
         VersionNotFoundError: There is no such challenger.
@@ -154,27 +142,56 @@ def hold(registry: Registry, challenger: str, champion: str | None, *, part: Par
         obstacle = f"its labels are {_listed(theirs.manifest.labels)}, the challenger's {_listed(labels)}"
         theirs = None
     rows = find_rows([ours] if theirs is None else [ours, theirs], labels=labels, part=part)
-    champion_scores, latency_ms = None, None
+    champion_scores, champions_own, latency_ms = None, None, None
+    exams = [rows]
     if theirs is not None:
         try:
-            champion_scores = theirs.score(rows.texts, labels=labels)
+            # Where a person has chosen the rows, these are the only ones: those of before may be wrong by now.
+            other = None if part is not None else theirs.read_own(labels=labels)
+            # Among those of data that has grown they are asked already.
+            if other is not None and not are_among(other, rows):
+                exams.append(other)
+            champion_scores, *rest = score_each(theirs, exams, labels=labels)
+            champions_own = rest[0] if rest else None
         except VerificationError as error:
-            obstacle = str(error)
+            obstacle, exams = str(error), [rows]
         else:
             latency_ms = time_lone_sentences(ours.predictor, theirs.predictor, texts=_spread(rows.texts))
+    challenger_scores, *rest = score_each(ours, exams, labels=labels)
     return Contest(
         challenger=challenger,
         champion=champion,
         rows_from=rows.come_from,
         labels=rows.labels,
-        challenger_scores=ours.score(rows.texts, labels=labels),
+        challenger_scores=challenger_scores,
         champion_scores=champion_scores,
         golden_difference=compare_golden(ours.predictor, ours.manifest.golden),
         golden_rows=len(ours.manifest.golden),
         latency_ms=latency_ms,
         obstacle=obstacle,
         is_same=theirs is not None and _same_weights(ours.manifest, theirs.manifest),
+        own=None if champions_own is None else OwnRows(exams[1].labels, rest[0], champions_own),
     )
+
+
+def are_among(some: Rows, rows: Rows) -> bool:
+    """Whether all of some rows, texts with labels, are among others."""
+
+    def count(rows: Rows) -> Counter[tuple[str, int]]:
+        return Counter(zip(rows.texts, rows.labels.tolist(), strict=True))
+
+    return not count(some) - count(rows)
+
+
+def score_each(entrant: Entrant, exams: Sequence[Rows], *, labels: tuple[str, ...]) -> list[Scores]:
+    """Score several sets of rows, what they share once: (rows, labels) float32 for each.
+
+    Raises:
+        VerificationError: A score is not a finite number.
+    """
+    place = {text: number for number, text in enumerate(dict.fromkeys(text for rows in exams for text in rows.texts))}
+    scores = entrant.score(tuple(place), labels=labels)  # (distinct texts, labels)
+    return [scores[[place[text] for text in rows.texts]] for rows in exams]
 
 
 def compare_golden(predictor: Predictor, golden: Sequence[GoldenSentence]) -> float | None:

@@ -10,8 +10,9 @@ from scorequeue.errors import UsageError
 from scorequeue.manifest import Manifest
 from scorequeue.registry import Registry
 from training.bootstrap import Difference, paired_difference
-from training.contest import Part, Rows, enter, find_rows
+from training.contest import Rows, enter, find_rows
 from training.figures import Figures, Scores, measure
+from training.sources import Part
 
 FlipKind = Literal["harm", "gain", "other"]
 

@@ -14,9 +14,20 @@ import numpy as np
 from scorequeue.errors import VerificationError
 from training.figures import Figures, Scores, Slice, measure, measure_sources
 from training.predict import Predictor
-from training.sources import Split
+from training.sources import Part, Split, load_split
 
-__all__ = ["ROWS_FILE", "Evaluation", "Figures", "Scores", "cap_rows", "evaluate", "measure", "read_rows", "write_rows"]
+__all__ = [
+    "ROWS_FILE",
+    "Evaluation",
+    "Figures",
+    "Scores",
+    "cap_rows",
+    "evaluate",
+    "load_rows",
+    "measure",
+    "read_rows",
+    "write_rows",
+]
 
 ROWS_FILE = "evaluation.jsonl"
 """The rows that a version was judged on, in its folder: the gate and ``diff`` score others on the same ones."""
@@ -71,6 +82,23 @@ def cap_rows(rows: Split, *, most: int = MOST_ROWS) -> Split:
         tuple(rows.labels[row] for row in kept),
         tuple(rows.sources[row] for row in kept) if rows.sources else (),
     )
+
+
+def load_rows(part: Part, *, labels: tuple[str, ...]) -> Split:
+    """The rows of a dataset's part to judge a version by, at most so many as a version keeps.
+
+    Args:
+        part: Which.
+        labels: The version's label names, by index.
+
+    Raises:
+        UsageError: There is no such dataset or part, or one of its labels is none of the version's.
+        InputError: It cannot be read.
+    """
+    found = load_split(
+        part.dataset, part.split, seed=0, text_field=part.text_field, label_field=part.label_field, labels=labels
+    )
+    return cap_rows(found)
 
 
 def write_rows(folder: Path, evaluation: Evaluation) -> None:

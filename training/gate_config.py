@@ -20,6 +20,7 @@ class GateConfig(BaseModel):
             difference must be above its negative with ``confidence``.
         confidence: How sure the gate has to be of that, one-sided.
         resamples: How often the rows are drawn anew for it.
+        min_rows: Rows to judge on, at least; with fewer the bootstrap is surer than it has reason to be.
         latency_ratio: How much slower than the champion a lone sentence may be before the verdict warns.
     """
 
@@ -29,6 +30,7 @@ class GateConfig(BaseModel):
     margin: float = Field(default=0.02, ge=0, le=1)
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     resamples: int = Field(default=2_000, ge=100, le=1_000_000)
+    min_rows: int = Field(default=100, ge=1)
     latency_ratio: float = Field(default=1.2, gt=0)
 
     @classmethod

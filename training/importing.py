@@ -24,7 +24,7 @@ from scorequeue.registry import GoldenSentence, ManifestDraft, Registry
 from training import sources
 from training.admission import check_config, check_files, read_config, read_labels, refusal
 from training.base_models import find_tokenizer_fault, read_max_length
-from training.evaluate import Evaluation, cap_rows, evaluate
+from training.evaluate import Evaluation, evaluate, load_rows
 from training.export import read_git_commit, read_packages, write_folder
 from training.figures import Figures
 from training.golden import choose_golden, score_golden
@@ -32,7 +32,7 @@ from training.hub import explain_download, first_line
 from training.predict import Predictor, fastest_device
 from training.publishing import publish_version
 from training.quiet import quiet_libraries
-from training.sentences import Split
+from training.sources import Part
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -70,24 +70,8 @@ class Imported(NamedTuple):
     figures: Figures | None
 
 
-class Judge(NamedTuple):
-    """Labelled sentences to judge an imported checkpoint by.
-
-    Attributes:
-        dataset: A dataset's name or path.
-        split: Which part of it.
-        text_field: Column of the texts in files; None finds it by name.
-        label_field: Column of the labels in files; None finds it by name.
-    """
-
-    dataset: str
-    split: str = "dev"
-    text_field: str | None = None
-    label_field: str | None = None
-
-
 def import_checkpoint(
-    source: str, *, registry: Path, max_length: int | None = None, judge: Judge | None = None
+    source: str, *, registry: Path, max_length: int | None = None, part: Part | None = None
 ) -> Imported:
     """Publish a sequence classifier as float32 safetensors with golden sentences and a report.
 
@@ -95,7 +79,7 @@ def import_checkpoint(
         source: A transformers folder or a hub id.
         registry: Root of the registry; its first version becomes current.
         max_length: The caller's limit in tokens; None takes the model's.
-        judge: What it is judged by, and where its golden sentences come from; None takes made sentences for these,
+        part: What it is judged by, and where its golden sentences come from; None takes made sentences for these,
             without judging by them.
 
     Raises:
@@ -113,7 +97,7 @@ def import_checkpoint(
         if max_length is not None and max_length > limit:
             raise UsageError(f"--max-length {max_length} is above the {limit} tokens that {source} reads")
         max_length = max_length or limit
-        rows = None if judge is None else load_rows(judge, labels=labels)
+        rows = None if part is None else load_rows(part, labels=labels)
         write_folder(Path(scratch), model=model, tokenizer=tokenizer, labels=labels, max_length=max_length)
         try:
             predictor = Predictor(scratch, device=fastest_device())
@@ -135,7 +119,7 @@ def import_checkpoint(
             base_model=source,
             labels=labels,
             max_length=max_length,
-            dataset={} if judge is None else {"name": judge.dataset, "split": judge.split},
+            dataset={} if part is None else {"name": part.dataset, "split": part.split},
             git_commit=read_git_commit(),
             golden=golden,
             packages=read_packages(),
@@ -145,25 +129,11 @@ def import_checkpoint(
             draft=draft,
             registry=registry,
             evaluation=evaluation,
-            judged_on="" if judge is None else f"{judge.split} of {judge.dataset}",
+            judged_on="" if part is None else f"{part.split} of {part.dataset}",
         )
     log.info("version published", extra=fields("publish", version=version, registry=str(registry)))
     figures = None if evaluation is None else evaluation.figures
     return Imported(version, labels, max_length, Registry(registry).current(), figures)
-
-
-def load_rows(judge: Judge, *, labels: tuple[str, ...]) -> Split:
-    """The rows to judge by, at most so many as a version keeps."""
-    return cap_rows(
-        sources.load_split(
-            judge.dataset,
-            judge.split,
-            seed=0,
-            text_field=judge.text_field,
-            label_field=judge.label_field,
-            labels=labels,
-        )
-    )
 
 
 def load(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from scorequeue.errors import GateRefusedError
 from scorequeue.logs import fields
 from scorequeue.registry import Registry
-from training.contest import Part, hold
+from training.contest import hold
 from training.gate import Verdict, judge
 from training.gate_config import GateConfig
+from training.sources import Part
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from scorequeue.errors import UsageError
 from training import sample
@@ -14,7 +14,7 @@ from training.sentences import LabelledSentences, Split
 from training.table_formats import SUFFIXES
 from training.tables import concatenate
 
-__all__ = ["DEV_FILE", "LABELS", "SPLITS", "TRAIN_FILE", "LabelledSentences", "Split", "load", "load_split"]
+__all__ = ["DEV_FILE", "LABELS", "SPLITS", "TRAIN_FILE", "LabelledSentences", "Part", "Split", "load", "load_split"]
 
 T = TypeVar("T", bound=Sized)
 
@@ -25,6 +25,22 @@ EXPECTED = (
     f"expected sample, cola, a file of sentences and labels ({', '.join(SUFFIXES)}), or a folder with train.csv (and "
     f"dev.csv, test.csv) or with {TRAIN_FILE} and {DEV_FILE}"
 )
+
+
+class Part(NamedTuple):
+    """A part of a dataset to judge a version by, as `load_split` takes it.
+
+    Attributes:
+        dataset: Its name, file or folder.
+        split: Which part.
+        text_field: Column of the texts in files; None finds it by name.
+        label_field: Column of the labels in files; None finds it by name.
+    """
+
+    dataset: str
+    split: str = "dev"
+    text_field: str | None = None
+    label_field: str | None = None
 
 
 def load(name: str, *, seed: int, text_field: str | None = None, label_field: str | None = None) -> LabelledSentences:

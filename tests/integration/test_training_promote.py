@@ -16,10 +16,10 @@ from scorequeue.errors import ExitCode
 from scorequeue.registry import Registry
 from tests.tiny import publish_tiny, rows_that_suit
 from training import sources
-from training.contest import Part
 from training.gate_config import GateConfig
 from training.promote import promote
 from training.quiet import quiet_libraries
+from training.sources import Part, Split
 
 GOOD, FAIR, BAD = 0, 1, 2
 """Seeds of tiny classifiers with an MCC of about 0.6, 0.2 and 0.0 on rows that suit the first."""
@@ -106,7 +106,9 @@ def test_json_is_one_object_also_of_a_refusal(site: Site) -> None:
     promoted = json.loads(site.run("promote", site.good, "--json", "--quiet").stdout)
 
     assert (refused["promoted"], promoted["promoted"], promoted["previous"]) == (False, True, site.fair)
-    assert [check["what"] for check in promoted["checks"]] == ["golden sentences", "MCC", "gain", "risk", "latency"]
+    assert [check["what"] for check in promoted["checks"]] == [
+        "golden sentences", "rows", "MCC", "gain", "risk", "latency",
+    ]  # fmt: skip
 
 
 def test_force_leaves_its_trace(site: Site) -> None:
@@ -142,6 +144,60 @@ def test_rows_are_the_champions_where_the_challenger_has_none(site: Site) -> Non
     assert (numbers["rows_from"], numbers["rows"]) == (site.fair, 300)
 
 
+def cut(rows: Split, *, start: int = 0, stop: int | None = None) -> Split:
+    return Split(rows.texts[start:stop], rows.labels[start:stop])
+
+
+def test_challenger_does_not_choose_what_it_is_asked(site: Site) -> None:
+    """Judged on rows that suit it alone, a version with an MCC of 0 on the champion's went live."""
+    stranger = publish_tiny(site.registry.root, seed=BAD, rows=rows_that_suit(BAD))
+
+    outcome = promote(site.registry, stranger, config=GateConfig())
+    chosen = promote(site.registry, stranger, config=GateConfig(mcc_floor=-1), part=Part("sample"))
+
+    assert not outcome.promoted
+    assert outcome.verdict.reason.startswith(f"on the 300 rows that {site.fair} was evaluated on its MCC is ")
+    (entry, _) = site.registry.history()[-2:]
+    assert entry.numbers["difference"]["mcc"] > 0.2
+    own = entry.numbers["champion_rows"]
+    assert own["champion"]["mcc"] == pytest.approx(site.registry.manifest(site.fair).metrics["mcc"], abs=1e-6)
+    assert own["challenger"]["mcc"] == pytest.approx(site.registry.manifest(site.bad).metrics["mcc"], abs=1e-6)
+    assert "champion_rows" not in chosen.verdict.numbers, "a person has chosen the rows"
+
+
+def test_rows_of_data_that_grew_have_the_champions_among_them(site: Site) -> None:
+    """The usual night: nothing more is asked of a version than to be better on all of them."""
+    rows = rows_that_suit(GOOD)
+    site.registry.promote(
+        publish_tiny(site.registry.root, seed=FAIR, rows=cut(rows, start=30)), expected=site.fair, why="yesterday"
+    )
+
+    outcome = promote(site.registry, site.good, config=GateConfig())
+
+    assert outcome.promoted
+    assert "champion_rows" not in outcome.verdict.numbers
+
+
+def test_rows_that_left_the_data_are_asked_too(site: Site) -> None:
+    tomorrow = publish_tiny(site.registry.root, seed=GOOD, rows=cut(rows_that_suit(GOOD), start=100), max_length=48)
+
+    numbers = promote(site.registry, tomorrow, config=GateConfig()).verdict.numbers
+
+    assert (numbers["rows"], numbers["champion_rows"]["rows"]) == (200, 300)
+    assert numbers["champion_rows"]["difference"]["mcc"] > 0.2
+    assert site.registry.current() == tomorrow
+
+
+def test_few_rows_are_refused_and_an_option_allows_them(site: Site) -> None:
+    few = publish_tiny(site.registry.root, seed=GOOD, rows=cut(rows_that_suit(GOOD), stop=60), max_length=48)
+
+    refused = site.run("promote", few, code=ExitCode.GATE_REFUSED)
+    site.run("promote", few, "--min-rows", "60")
+
+    assert "60 rows are too few to judge on, min_rows is 100" in refused.stderr
+    assert site.registry.current() == few
+
+
 def test_without_any_rows_a_dataset_is_asked_for(site: Site) -> None:
     (site.registry.root / "current").write_text(site.bare + "\n")
 
@@ -164,7 +220,9 @@ def test_other_labels_cannot_be_compared(site: Site, tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_text("text,label\n" + "".join(f"The dog slept {n} times.,{('no', 'yes')[n % 2]}\n" for n in range(40)))
 
-    outcome = promote(site.registry, site.foreign, config=GateConfig(mcc_floor=-1), part=Part(str(file), "all"))
+    outcome = promote(
+        site.registry, site.foreign, config=GateConfig(mcc_floor=-1, min_rows=1), part=Part(str(file), "all")
+    )
 
     assert not outcome.promoted
     assert "its labels are unacceptable, acceptable, the challenger's no, yes" in outcome.verdict.reason

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from scorequeue.errors import ExitCode, UsageError
+from training.bootstrap import paired_difference
 from training.config import FitConfig
 from training.confusion import Counts
 from training.figures import Scores
-from training.gate import Contest, Verdict, judge
+from training.gate import Contest, OwnRows, Verdict, judge
 from training.gate_config import GateConfig
 
 ROWS = 600
@@ -69,7 +70,7 @@ def test_equal_one_is_no_better() -> None:
     verdict = ask(challenger_scores=scores_that_miss(range(100, 200)))
 
     assert outcomes(verdict) == {
-        "golden sentences": "ok", "MCC": "ok", "gain": "no", "risk": "no", "latency": "ok",
+        "golden sentences": "ok", "rows": "ok", "MCC": "ok", "gain": "no", "risk": "no", "latency": "ok",
     }  # fmt: skip
 
 
@@ -149,6 +150,87 @@ def test_golden_sentences_that_do_not_repeat_cannot_be_forced(difference: float 
     assert verdict.reason.startswith("its golden sentences say no: ")
 
 
+def test_few_rows_are_nothing_to_judge_on() -> None:
+    """Two rows once put a version live that had an MCC of 0.13 on the champion's."""
+    few = {
+        "labels": LABELS[:40], "challenger_scores": scores_that_miss(range(1))[:40],
+        "champion_scores": scores_that_miss(range(20))[:40],
+    }  # fmt: skip
+
+    verdict = ask(**few)
+    assert verdict.reason == (
+        "40 rows are too few to judge on, min_rows is 100: name more with --dataset (and --split)"
+    )
+    assert (verdict.is_yes, verdict.can_be_forced, verdict.numbers["gate"]["min_rows"]) == (False, True, 100)
+    assert ask(GateConfig(min_rows=40), **few).is_yes
+    assert not ask(GateConfig(min_rows=41), **few).is_yes
+
+
+def own_rows(challenger_misses: range, champion_misses: range, *, rows: int = 200) -> OwnRows:
+    return OwnRows(LABELS[:rows], scores_that_miss(challenger_misses)[:rows], scores_that_miss(champion_misses)[:rows])
+
+
+def test_better_on_its_own_rows_and_worse_on_the_champions_is_refused() -> None:
+    """A challenger brings its own rows along: it must not go live by being asked something else."""
+    better = {"challenger_scores": scores_that_miss(range(10))}
+
+    verdict = ask(**better, own=own_rows(range(60), range(20)))
+
+    assert not verdict.is_yes
+    assert verdict.can_be_forced
+    assert outcomes(verdict)["risk on the champion's rows"] == "no"
+    assert verdict.reason.startswith("on the 200 rows that old was evaluated on its MCC is 0.400 against 0.800, and on")
+    assert verdict.numbers["champion_rows"]["difference"]["mcc"] == pytest.approx(-0.4)
+    assert verdict.numbers["champion_rows"]["rows"] == 200
+
+
+def test_on_the_champions_rows_it_need_not_be_ahead() -> None:
+    verdict = ask(challenger_scores=scores_that_miss(range(10)), own=own_rows(range(20), range(20)))
+
+    assert verdict.is_yes
+    assert outcomes(verdict)["risk on the champion's rows"] == "ok"
+
+
+def test_bar_holds_on_the_champions_rows_too() -> None:
+    """As far as these rows tell, with the same confidence and the same margin."""
+    changes = {"challenger_scores": scores_that_miss(range(10)), "own": own_rows(range(20, 42), range(20))}
+
+    assert not ask(**changes).is_yes
+    assert ask(GateConfig(margin=0.2), **changes).is_yes
+
+
+def test_few_rows_of_the_champion_only_warn() -> None:
+    """They could keep all later versions out."""
+    verdict = ask(challenger_scores=scores_that_miss(range(10)), own=own_rows(range(20), range(0), rows=40))
+
+    assert verdict.is_yes
+    assert [(check.what, check.found) for check in verdict.checks if check.outcome == "warning"] == [
+        ("risk on the champion's rows", "40 rows are too few to say")
+    ]
+
+
+def test_confidence_is_one_sided() -> None:
+    """The 5th of a hundred resamples is the bar at 95 %, not the 2.5th."""
+    changes = {"champion_scores": scores_that_miss(range(80)), "challenger_scores": scores_that_miss(range(75, 140))}
+    predicted = [changes[name].argmax(-1) for name in ("champion_scores", "challenger_scores")]
+
+    found = ask(GateConfig(confidence=0.95), **changes).numbers["difference"]
+
+    asked = paired_difference(LABELS, *predicted, label_count=2, resamples=2_000, confidence=0.9)
+    assert (found["low"], found["high"]) == pytest.approx((asked.low, asked.high), abs=1e-6)
+
+
+def test_resamples_are_as_many_as_asked_for() -> None:
+    changes = {"champion_scores": scores_that_miss(range(80)), "challenger_scores": scores_that_miss(range(75, 140))}
+    predicted = [changes[name].argmax(-1) for name in ("champion_scores", "challenger_scores")]
+
+    found = ask(GateConfig(resamples=100), **changes).numbers["difference"]
+
+    asked = paired_difference(LABELS, *predicted, label_count=2, resamples=100, confidence=0.9)
+    assert found["low"] == pytest.approx(asked.low, abs=1e-6)
+    assert found["low"] != ask(GateConfig(resamples=3_000), **changes).numbers["difference"]["low"]
+
+
 def test_slow_one_is_warned_about_and_goes_live() -> None:
     verdict = ask(challenger_scores=scores_that_miss(range(50)), latency_ms=(3.9, 3.0))
 
@@ -200,6 +282,7 @@ def test_options_win_over_what_the_fit_recorded() -> None:
     [
         ({}, {"margin": -1.0}, "--margin: "),
         ({}, {"mcc_floor": 1.0}, "--mcc-floor: "),
+        ({}, {"min_rows": 0}, "--min-rows: "),
         ({"confidence": 0.5}, {}, "the version's own gate setting confidence: "),
     ],
 )

@@ -54,8 +54,8 @@ def diff(
     """
     start(quiet=quiet, log_level=log_level, log_format=log_format)
     from scorequeue.registry import Registry
-    from training.contest import Part
     from training.diff import compare
+    from training.sources import Part
 
     store = Registry(registry)
     first, second = (store.resolve(None if name == "current" else name) for name in (first, second))

@@ -42,10 +42,11 @@ def import_version(
     Example: training import path/to/checkpoint
     """
     start(quiet=quiet, log_level=log_level, log_format=log_format)
-    from training.importing import Judge, import_checkpoint
+    from training.importing import import_checkpoint
+    from training.sources import Part
 
-    judge = None if dataset is None else Judge(dataset, split, text_field, label_field)
-    result = import_checkpoint(source, registry=registry, max_length=max_length, judge=judge)
+    part = None if dataset is None else Part(dataset, split, text_field, label_field)
+    result = import_checkpoint(source, registry=registry, max_length=max_length, part=part)
     if not quiet:
         labels = ", ".join(result.labels)
         click.echo(f"{len(result.labels)} labels ({labels}), at most {result.max_length} tokens a text", err=True)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     help="How sure that it loses no more.  [default: the fit's, else 0.95]",
 )
 @setting("--resamples", env="GATE_RESAMPLES", type=int, help="Draws of the bootstrap.  [default: the fit's, else 2000]")
+@setting("--min-rows", env="GATE_MIN_ROWS", type=int, help="Least rows to judge on.  [default: the fit's, else 100]")
 @setting(
     "--latency-ratio",
     env="GATE_LATENCY_RATIO",
@@ -65,9 +66,10 @@ def promote(
     """Put a version live if it is better than the current one.
 
     Both are scored now, on the rows that the version was evaluated on, or on --dataset. It must have the higher
-    Matthews correlation (MCC), and must not lose more than --margin on other rows of the same kind, with --confidence.
-    Otherwise this ends with 7 and the reason, and the current one stays. The history keeps the verdict either way. A
-    version that is current already stays so (0).
+    Matthews correlation (MCC), and must not lose more than --margin on other rows of the same kind, with --confidence;
+    without --dataset neither on rows of the kind that the current one was evaluated on. Otherwise this ends with 7 and
+    the reason, and the current one stays. The history keeps the verdict either way. A version that is current already
+    stays so (0).
 
     Example: training promote 20261123T101500-1f3c9a
     """
@@ -83,8 +85,8 @@ def promote(
     version = store.resolve(version)
     # Verified again when it is judged; here because importing torch takes longer than finding a damaged file.
     config = GateConfig.load(store.verify(version).training_config.get("gate"), **bar)
-    from training.contest import Part
     from training.promote import promote as run_promote
+    from training.sources import Part
 
     part = None if dataset is None else Part(dataset, split, text_field, label_field)
     outcome = run_promote(store, version, config=config, part=part, force_why=why.strip() if why else None)
