@@ -49,7 +49,7 @@ class FitConfig(BaseModel):
         runs: Folder of logs and of Lightning's own checkpoints.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     dataset: str = "cola"
     text_field: str | None = None

@@ -24,7 +24,9 @@ class GateConfig(BaseModel):
         latency_ratio: How much slower than the champion a lone sentence may be before the verdict warns.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)  # strict: YAML's `yes` is no number
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False
+    )  # strict: YAML's `yes` is no number
 
     mcc_floor: float = Field(default=0.0, ge=-1, lt=1)
     margin: float = Field(default=0.02, ge=0, le=1)

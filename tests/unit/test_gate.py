@@ -261,6 +261,9 @@ def test_config_of_a_fit_has_the_bar_and_its_manifest_keeps_it(tmp_path: Path) -
         ("gate:\n  margin: yes\n", r"nightly.yaml: gate.margin: .*got True"),
         ("gate:\n  floor: 0.3\n", r"nightly.yaml: gate.floor: there is no such setting"),
         ("gate: 3\n", r"nightly.yaml: gate: .*got 3"),
+        ("gate:\n  latency_ratio: .inf\n", r"nightly.yaml: gate.latency_ratio: .*finite.*got inf"),
+        ("weight_decay: .inf\n", r"nightly.yaml: weight_decay: .*finite.*got inf"),
+        ("clip_norm: .nan\n", r"nightly.yaml: clip_norm: .*got nan"),
     ],
 )
 def test_wrong_bar_in_a_config_is_named(content: str, message: str, tmp_path: Path) -> None:
@@ -283,6 +286,8 @@ def test_options_win_over_what_the_fit_recorded() -> None:
         ({}, {"margin": -1.0}, "--margin: "),
         ({}, {"mcc_floor": 1.0}, "--mcc-floor: "),
         ({}, {"min_rows": 0}, "--min-rows: "),
+        ({}, {"latency_ratio": float("inf")}, "--latency-ratio: "),
+        ({}, {"margin": float("nan")}, "--margin: "),
         ({"confidence": 0.5}, {}, "the version's own gate setting confidence: "),
     ],
 )
