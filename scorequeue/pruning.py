@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,13 +38,17 @@ class Pruned:
     undeleted: tuple[str, ...] = ()
 
 
-def prune(registry: Registry, *, keep: int, in_use: Mapping[str, str], is_dry_run: bool = False) -> Pruned:
+def prune(
+    registry: Registry, *, keep: int, find_in_use: Callable[[], Mapping[str, str]], is_dry_run: bool = False
+) -> Pruned:
     """Remove all but the newest versions.
 
     Args:
         registry: Whose.
         keep: How many of the newest ones stay, at least one.
-        in_use: Versions that stay whatever their age, and why: jobs are pinned to them, workers have them.
+        find_in_use: Says which versions stay whatever their age, and why: jobs are pinned to them, workers have them.
+            Asked when nothing but the removal is left to do: waiting for another program takes long enough for a job
+            to be pinned.
         is_dry_run: Remove nothing.
 
     Raises:
@@ -54,10 +58,10 @@ def prune(registry: Registry, *, keep: int, in_use: Mapping[str, str], is_dry_ru
     if keep < 1:
         raise ValueError(f"expected to keep at least 1 version, got {keep}")
     if is_dry_run or not registry.versions():
-        return _plan(registry, keep=keep, in_use=in_use)
+        return _plan(registry, keep=keep, in_use=find_in_use())
     folder = registry.root / "versions"
     with registry.changing() as mark:
-        plan = _plan(registry, keep=keep, in_use=in_use)
+        plan = _plan(registry, keep=keep, in_use=find_in_use())
         removed = []
         for version in plan.removed:
             if not mark.is_held():

@@ -45,7 +45,7 @@ while True:
         registry.promote(version, expected=registry.current(), why="better after all")
     except (GateRefusedError, VersionNotFoundError):
         pass  # the other one was faster, or has pruned it
-    prune(registry, keep=3, in_use={})
+    prune(registry, keep=3, find_in_use=dict)
 """
 
 

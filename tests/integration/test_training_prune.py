@@ -10,6 +10,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from producer import Client
 from scorequeue.errors import ExitCode
@@ -20,6 +21,8 @@ from scorequeue.registry import Registry
 from scorequeue.settings import Settings
 from tests.servers import free_port
 from tests.tiny import publish_tiny
+from training.cli.prune import prune
+from training.pins import Pins, read_pins
 
 EVERYTHING = [LaneRoom(Lane.EXPRESS, 100_000, 100), LaneRoom(Lane.BULK, 100_000, 100)]
 
@@ -98,6 +101,26 @@ def test_redis_that_cannot_be_asked_removes_nothing(registry: Registry, settings
 
     run(registry, nowhere, "--keep", "1", "--ignore-jobs")
     assert registry.versions() == before[-2:]
+
+
+def test_jobs_are_asked_for_when_the_prune_has_its_turn(
+    registry: Registry, settings: Settings, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Waiting for a promote may take half a minute: a job that came meanwhile keeps its version."""
+    oldest = registry.versions()[0]
+
+    def read_late(settings: Settings) -> Pins:
+        assert (registry.root / ".promoting").exists()
+        client.submit(["The cat sat."], model_version=oldest)
+        return read_pins(settings)
+
+    monkeypatch.setattr("training.pins.read_pins", read_late)
+    options = ("--registry", str(registry.root), "--redis-url", settings.redis_url, "--namespace", settings.namespace)
+    done = CliRunner().invoke(prune, ["--keep", "1", *options], catch_exceptions=False)
+
+    assert done.exit_code == 0, done.output
+    assert oldest in registry.versions()
+    assert len(registry.versions()) == 3
 
 
 def test_pins_of_many_jobs_are_read(client: Client, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

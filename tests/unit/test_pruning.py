@@ -43,7 +43,7 @@ def test_newest_stay_and_what_is_needed(registry: Registry) -> None:
     registry.promote(b, expected=a, why="better")
     registry.promote(c, expected=b, why="better")
 
-    found = prune(registry, keep=1, in_use={d: "job 7 is pinned to it", f: "it is new anyway"})
+    found = prune(registry, keep=1, find_in_use=lambda: {d: "job 7 is pinned to it", f: "it is new anyway"})
 
     assert found.removed == (a, e)
     assert found.spared == {
@@ -61,22 +61,22 @@ def test_way_back_that_is_gone_is_not_what_is_kept(registry: Registry) -> None:
     registry.promote(c, expected=b, why="better")
     registry.path(b).rename(registry.root / "versions" / ".pruned-b")
 
-    assert a in prune(registry, keep=1, in_use={}).spared
+    assert a in prune(registry, keep=1, find_in_use=dict).spared
     assert registry.rollback(why="further back") == a
 
 
 def test_dry_run_removes_nothing(registry: Registry) -> None:
     before = registry.versions()
 
-    found = prune(registry, keep=2, in_use={}, is_dry_run=True)
+    found = prune(registry, keep=2, find_in_use=dict, is_dry_run=True)
 
     assert found.removed == tuple(before[1:4])
     assert registry.versions() == before
 
 
 def test_fewer_versions_than_are_to_stay(registry: Registry) -> None:
-    assert prune(registry, keep=100, in_use={}).removed == ()
-    assert prune(Registry(registry.root / "none"), keep=1, in_use={}).removed == ()
+    assert prune(registry, keep=100, find_in_use=dict).removed == ()
+    assert prune(Registry(registry.root / "none"), keep=1, find_in_use=dict).removed == ()
 
 
 def test_leftovers_of_killed_programs_go(registry: Registry) -> None:
@@ -88,7 +88,7 @@ def test_leftovers_of_killed_programs_go(registry: Registry) -> None:
     for path in (versions / ".incoming-old" / "model.safetensors", versions / ".incoming-old"):
         os.utime(path, (0, 0))
 
-    found = prune(registry, keep=100, in_use={})
+    found = prune(registry, keep=100, find_in_use=dict)
 
     assert found.leftovers == (".incoming-old", ".pruned-old")
     assert hidden(registry) == [".incoming-now"]
@@ -100,7 +100,7 @@ def test_damaged_pointer_removes_nothing(registry: Registry) -> None:
     (registry.root / "current").write_text("?")
 
     with pytest.raises(VerificationError, match="rollback"):
-        prune(registry, keep=1, in_use={})
+        prune(registry, keep=1, find_in_use=dict)
 
     assert registry.versions() == before
 
@@ -109,9 +109,33 @@ def test_promote_and_prune_do_not_meet(registry: Registry, monkeypatch: pytest.M
     monkeypatch.setattr("scorequeue.registry.MARK_WAIT_S", 0.0)
 
     with Mark(registry.root / ".promoting", stale_s=60), pytest.raises(MarkHeldError):
-        prune(registry, keep=1, in_use={})
+        prune(registry, keep=1, find_in_use=dict)
 
     assert len(registry.versions()) == 6
+
+
+def test_what_is_in_use_is_asked_when_nothing_else_is_left_to_wait_for(registry: Registry) -> None:
+    """A job that was submitted while the prune waited for its turn keeps its version."""
+    asked = []
+
+    def find_in_use() -> dict[str, str]:
+        asked.append((registry.root / ".promoting").exists())
+        return dict.fromkeys(registry.versions(), "a job is pinned to it")
+
+    assert prune(registry, keep=1, find_in_use=find_in_use).removed == ()
+    assert asked == [True]
+
+
+def test_prune_that_lost_its_turn_removes_nothing(registry: Registry) -> None:
+    """It was stopped, and somebody else has been let in, who may have put an old version live."""
+    before = registry.versions()
+
+    def lose() -> dict[str, str]:
+        (registry.root / ".promoting").unlink()
+        return {}
+
+    assert prune(registry, keep=1, find_in_use=lose).removed == ()
+    assert registry.versions() == before
 
 
 def test_file_that_is_open_elsewhere_goes_with_the_next_prune(
@@ -121,9 +145,9 @@ def test_file_that_is_open_elsewhere_goes_with_the_next_prune(
     _, second, *_ = registry.versions()
     with monkeypatch.context() as patched:
         patched.setattr("shutil.rmtree", lambda path, **_: None)
-        found = prune(registry, keep=4, in_use={})
+        found = prune(registry, keep=4, find_in_use=dict)
 
     assert found.removed == (second,)
     assert len(found.undeleted) == 1
-    again = prune(registry, keep=4, in_use={})
+    again = prune(registry, keep=4, find_in_use=dict)
     assert (again.leftovers, again.undeleted) == (found.undeleted, ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -46,18 +47,22 @@ def prune(
     from scorequeue.pruning import prune as run_prune
     from scorequeue.registry import Registry
 
-    in_use: dict[str, str] = {}
     asked = "no job was asked for"
-    if not ignore_jobs:
+
+    def find_in_use() -> Mapping[str, str]:
+        nonlocal asked
+        if ignore_jobs:
+            return {}
         from scorequeue.masking import mask_url
         from scorequeue.settings import Settings
         from training.pins import read_pins
 
         settings = Settings.load(redis_url=redis_url, namespace=namespace)
         pins = read_pins(settings)
-        in_use = dict(pins.in_use)
         asked = f"{pins.workers} live workers in namespace {settings.namespace} of {mask_url(settings.redis_url)}"
-    found = run_prune(Registry(registry), keep=keep, in_use=in_use, is_dry_run=dry_run)
+        return pins.in_use
+
+    found = run_prune(Registry(registry), keep=keep, find_in_use=find_in_use, is_dry_run=dry_run)
     if as_json:
         names = ("removed", "spared", "leftovers", "undeleted")
         click.echo(json.dumps({name: getattr(found, name) for name in names} | {"dry_run": dry_run}))
