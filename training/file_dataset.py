@@ -10,7 +10,7 @@ from pathlib import Path
 from scorequeue.errors import InputError
 from scorequeue.logs import fields
 from training.sentences import LabelledSentences, Split
-from training.splitting import count_contradictions, find_leaks, is_for_dev, order_labels
+from training.splitting import count_contradictions, find_leaks, is_for_dev, is_whole, order_labels
 from training.table_formats import SUFFIXES
 from training.tables import Table, read_table
 
@@ -162,7 +162,7 @@ def number_labels(table: Table, *, names: Sequence[str], where: Path) -> Split:
         InputError: A label is none of the names.
     """
     index = {name: place for place, name in enumerate(names)}
-    if not any(label in index for label in set(table.labels)):
+    if not any(is_whole(name) for name in names) and not any(label in index for label in set(table.labels)):
         index = {str(place): place for place in range(len(names))}
     if unknown := order_labels(set(table.labels) - index.keys()):
         raise InputError(

@@ -45,11 +45,12 @@ def count_contradictions(texts: Sequence[str], labels: Sequence[str]) -> int:
 def order_labels(names: Iterable[str]) -> tuple[str, ...]:
     """Label names in the order of their indices: whole numbers by value, else by their characters."""
     distinct = set(names)
-    if all(_is_whole(name) for name in distinct):
+    if all(is_whole(name) for name in distinct):
         return tuple(sorted(distinct, key=int))
     return tuple(sorted(distinct))
 
 
-def _is_whole(name: str) -> bool:
+def is_whole(name: str) -> bool:
+    """Whether a label's name is a whole number as people write it: 7, -7, not 07."""
     digits = name.removeprefix("-")
     return digits.isascii() and digits.isdigit() and str(int(name)) == name

@@ -400,6 +400,15 @@ def test_whole_numbers_are_places_among_a_versions_words(tmp_path: Path) -> None
         sources.load_split(file, "all", seed=0, labels=("only",))
 
 
+@pytest.mark.parametrize("rows", [(0,), (0, 1)])
+def test_whole_numbers_are_no_places_among_other_numbers(tmp_path: Path, rows: tuple[int, ...]) -> None:
+    """A file of zeros says nothing of a version that calls its labels 1 and 2: read as places, each row was turned."""
+    file = str(write(tmp_path / "in.csv", sentences(4, labels=rows)))
+
+    with pytest.raises(InputError, match="label '0'; expected one of '1', '2'"):
+        sources.load_split(file, "all", seed=0, labels=("1", "2"))
+
+
 def test_named_datasets_are_matched_by_name_or_by_place() -> None:
     own = sources.load("sample", seed=0)
 
