@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -29,23 +29,21 @@ def read_history(file: Path) -> list[HistoryEntry]:
 def append_history(file: Path, entry: HistoryEntry) -> None:
     """Add an entry, which is on the disk when this returns. Whoever calls holds the registry's mark.
 
+    It goes to where the file ends when it is written, not to where it ended a moment before: a process that was stopped
+    in between, and has lost the mark, overwrites nobody's line.
+
     Raises:
-        OSError: It cannot be written; the file is then as it was.
+        OSError: It cannot be written whole; what there is of it is a torn line, and the next entry begins a new one.
     """
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     try:
         size = os.fstat(descriptor).st_size
         line = entry.model_dump_json().encode() + b"\n"
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
             line = b"\n" + line
-        try:
-            written = 0
-            while written < len(line):
-                written += os.pwrite(descriptor, line[written:], size + written)
-            os.fsync(descriptor)
-        except OSError:
-            os.ftruncate(descriptor, size)
-            raise
+        while line:
+            line = line[os.write(descriptor, line) :]
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -58,14 +56,12 @@ def way_back(entries: Iterable[HistoryEntry], current: str | None) -> list[str]:
 
     Args:
         entries: The history, oldest first.
-        current: What is current now. An entry is written before ``current`` moves, so a process that was killed in
-            between leaves an entry of what never happened; the file that says what is current is right. None, where
-            that file is damaged or gone: then the first step is to what was current last.
+        current: What is current now. An entry is written before ``current`` moves, so a process that was killed or
+            stopped in between leaves an entry of what never happened; the file that says what is current is right.
+            None, where that file is damaged or gone: then the first step is to what was current last.
     """
     stack: list[str] = []
-    for entry in entries:
-        if entry.action == "refuse":
-            continue
+    for entry in _leave_out_void([entry for entry in entries if entry.action != "refuse"], current):
         _settle(stack, entry.from_version)
         if entry.action == "rollback":
             if entry.from_version is not None:
@@ -75,6 +71,24 @@ def way_back(entries: Iterable[HistoryEntry], current: str | None) -> list[str]:
             stack.append(entry.to_version)
     _settle(stack, current)
     return stack[::-1] if current is None else stack[-2::-1]
+
+
+def _leave_out_void(moves: Sequence[HistoryEntry], current: str | None) -> list[HistoryEntry]:
+    """Those that happened: each led to what the next one that happened found.
+
+    One that did not is void if an earlier one had led there already; else a line between them is lost, and it counts.
+    """
+    first: dict[str, int] = {}
+    for number, entry in enumerate(moves):
+        first.setdefault(entry.to_version, number)
+    happened, found = [], current
+    for number in reversed(range(len(moves))):
+        entry = moves[number]
+        if found not in (None, entry.to_version) and first.get(str(found), number) < number:
+            continue
+        happened.append(entry)
+        found = entry.from_version
+    return happened[::-1]
 
 
 def _settle(stack: list[str], current: str | None) -> None:

@@ -316,13 +316,17 @@ class Registry:
             try:
                 # All that needs disk space comes before the rename, and no change of current lacks its line.
                 write_synced(aside, version + "\n")
-                if not mark.is_held():
-                    raise GateRefusedError(f"another promote took over from this one; judge {version} again")
+                self._check_held(mark, version)
                 append_history(self._history, entry)
+                self._check_held(mark, version)  # syncing may take long; if it is lost, the line just written is void
                 aside.replace(self._current)
             finally:
                 aside.unlink(missing_ok=True)
             sync_folder(self.root)
+
+    def _check_held(self, mark: Mark, version: str) -> None:
+        if not mark.is_held():
+            raise GateRefusedError(f"another promote took over from this one; judge {version} again")
 
     def _read_pointer(self) -> str:
         for _ in range(STALE_READS):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -48,6 +50,13 @@ def entries(*steps: str) -> list[HistoryEntry]:
         (["->A", "A>B"], "A", ""),
         (["->A", "A>B", "B>C", "B<C"], "C", "BA"),
         (["->A", "A>B", "A<B", "B>C"], "C", "BA"),
+        # Stopped before the line for so long that others moved the pointer; it was refused, and its line came last.
+        (["->A", "A>C", "A>B"], "C", "A"),
+        (["->A", "A>C", "A>B", "C>D"], "D", "CA"),
+        # Stopped after the line: it comes before that of whoever took over.
+        (["->A", "A>B", "A>C"], "C", "A"),
+        # A line that was lost hides no other.
+        (["->A", "A>B", "C>D"], "D", "CBA"),
         # A pointer that was written by hand, or damaged and mended.
         (["->A", "A>B"], "X", "BA"),
         (["->A", "A>B", "B<-"], "B", "A"),
@@ -84,6 +93,48 @@ def test_line_of_before_there_were_rollbacks_is_a_promote(tmp_path: Path) -> Non
     (entry,) = read_history(file)
 
     assert entry.action == "promote"
+
+
+def test_line_of_one_that_was_stopped_overwrites_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between finding the end of the file and writing there, somebody else may have written."""
+    file = tmp_path / "history.jsonl"
+    first, second, third = entries("->A", "A>B", "A>C")
+    append_history(file, first)
+    write = os.write
+
+    def stall(descriptor: int, line: bytes) -> int:
+        monkeypatch.undo()
+        append_history(file, third)
+        return write(descriptor, line)
+
+    monkeypatch.setattr("scorequeue.history.os.write", stall)
+    append_history(file, second)
+
+    assert read_history(file) == [first, third, second]
+
+
+def test_line_that_was_written_in_part_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fills up in the middle of it; nothing is cut off again, since the end may be another's by now."""
+    file = tmp_path / "history.jsonl"
+    first, second = entries("->A", "A>B")
+    append_history(file, first)
+    write = os.write
+    parts: list[int] = []
+
+    def fill(descriptor: int, line: bytes) -> int:
+        if parts:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        parts.append(write(descriptor, line[:30]))
+        return parts[0]
+
+    with monkeypatch.context() as patched:
+        patched.setattr("scorequeue.history.os.write", fill)
+        with pytest.raises(OSError, match="No space left"):
+            append_history(file, second)
+    assert read_history(file) == [first]
+
+    append_history(file, second)
+    assert read_history(file) == [first, second]
 
 
 def test_torn_and_unknown_lines_hide_no_other(tmp_path: Path) -> None:

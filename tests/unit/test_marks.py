@@ -162,6 +162,37 @@ def test_waiter_puts_back_a_fresh_mark_that_it_took_for_the_stale_one(tmp_path: 
         assert fresh.is_held()
 
 
+def test_holder_that_lost_its_mark_keeps_nobody_elses_alive(tmp_path: Path) -> None:
+    """A mark that two touch would never grow stale, whoever of them dies."""
+    path = tmp_path / "mark"
+    with Mark(path, stale_s=0.2) as mark:
+        path.unlink()
+        path.write_text('{"host": "other", "pid": 7, "since": "", "token": "t"}')
+        os.utime(path, (0, 0))
+        looks: list[bool] = []
+        is_held = mark.is_held
+        mark.is_held = lambda: looks.append(is_held()) or looks[-1]
+        until(lambda: len(looks) > 3, what="some beats")
+
+        assert path.stat().st_mtime == 0
+        assert not any(looks)
+    assert path.exists()
+
+
+def test_mark_is_stale_after_its_time_and_not_before(tmp_path: Path) -> None:
+    path = tmp_path / "mark"
+    path.write_text('{"host": "other", "pid": 7, "since": "", "token": "t"}')
+    now_s = path.stat().st_mtime
+
+    os.utime(path, (now_s, now_s - 80))
+    with pytest.raises(MarkHeldError):
+        Mark(path, stale_s=100).__enter__()
+
+    os.utime(path, (now_s, now_s - 101))
+    with Mark(path, stale_s=100) as mark:
+        assert mark.is_held()
+
+
 def test_torn_mark_counts_as_held_until_it_is_stale(tmp_path: Path) -> None:
     path = tmp_path / "mark"
     path.write_text("{")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -11,6 +15,7 @@ import pytest
 
 from scorequeue.errors import ExitCode, GateRefusedError, InternalError, VerificationError, VersionNotFoundError
 from scorequeue.registry import ManifestDraft, Registry
+from tests.processes import until
 from tests.tiny import make_tiny_base, publish_tiny
 
 LABELS = ("LABEL_0", "LABEL_1")
@@ -272,6 +277,77 @@ def test_rollback_passes_over_what_is_gone(registry: Registry, tiny: Path) -> No
     shutil.rmtree(registry.path(second))
 
     assert registry.rollback(why="worse") == first
+
+
+PROMOTE = """
+import os, signal, sys
+from pathlib import Path
+import scorequeue.registry
+from scorequeue.errors import GateRefusedError
+
+scorequeue.registry.MARK_STALE_S = 0.4
+root, version, expected, place, file = sys.argv[1:]
+act = getattr(os, place)
+
+def stop(descriptor, *more):
+    if Path(os.readlink(f"/proc/self/fd/{descriptor}")).name.startswith(file):
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return act(descriptor, *more)
+
+setattr(os, place, stop)
+try:
+    scorequeue.registry.Registry(Path(root)).promote(version, expected=expected, why="better")
+except GateRefusedError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "file", "lines"),
+    [("fsync", ".current-", 2), ("write", "history.jsonl", 3), ("fsync", "history.jsonl", 3)],
+)
+def test_promote_that_was_stopped_undoes_no_later_one(
+    registry: Registry, tiny: Path, monkeypatch: pytest.MonkeyPatch, place: str, file: str, lines: int
+) -> None:
+    """A file server that hangs for a minute: whoever took over has decided since."""
+    first, second, third = (registry.publish(tiny, draft=draft(seed=seed)) for seed in range(3))
+    monkeypatch.setattr("scorequeue.registry.MARK_STALE_S", 0.4)
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROMOTE, str(registry.root), second, first, place, file],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        until(lambda: is_stopped(process.pid), what="a promote that stands still")
+        registry.promote(third, expected=first, why="better as well")
+        process.send_signal(signal.SIGCONT)
+        said, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.communicate()
+
+    assert "another promote took over" in said
+    assert (registry.current(), registry.previous()) == (third, first)
+    assert len(registry.history()) == lines == len((registry.root / "history.jsonl").read_bytes().splitlines())
+    assert third in [entry.to_version for entry in registry.history()]
+    assert registry.rollback(why="worse") == first
+
+
+def is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def test_no_change_of_current_lacks_its_line(registry: Registry, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rollback could not know of it."""
+    first, second = (registry.publish(tiny, draft=draft(seed=seed)) for seed in range(2))
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("scorequeue.registry.append_history", fail)
+    with pytest.raises(InternalError, match="No space left"):
+        registry.promote(second, expected=first, why="better")
+
+    assert registry.current() == first
 
 
 def test_rollback_never_brings_back_what_is_damaged(registry: Registry, tiny: Path) -> None:
