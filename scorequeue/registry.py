@@ -16,6 +16,7 @@ changes ``current`` or takes a version away holds one mark (marks.py) meanwhile.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import secrets
@@ -29,11 +30,14 @@ from typing import Any
 from scorequeue.errors import GateRefusedError, InternalError, MarkHeldError, VerificationError, VersionNotFoundError
 from scorequeue.folders import check_contents, copy_file, hash_file, list_files, sync_folder, write_synced
 from scorequeue.history import append_history, read_history, way_back
+from scorequeue.logs import fields
 from scorequeue.manifest import MANIFEST_NAME, REPORT_NAME, GoldenSentence, HistoryEntry, Manifest, ManifestDraft
 from scorequeue.marks import Mark
 from scorequeue.verification import read_manifest, verify_folder
 
 __all__ = ["GoldenSentence", "HistoryEntry", "Manifest", "ManifestDraft", "Registry"]
+
+log = logging.getLogger(__name__)
 
 VERSION_PATTERN = re.compile(r"\d{8}T\d{6}-[0-9a-f]{6}")
 STAMP_FORMAT = "%Y%m%dT%H%M%S"
@@ -96,6 +100,22 @@ class Registry:
         except VerificationError:
             return None
 
+    def loss(self) -> str:
+        """What is wrong where ``current`` is damaged, or gone though there was one; empty where nothing is wrong.
+
+        Whoever judges asks: a challenger of what cannot be read has beaten nothing.
+        """
+        try:
+            is_there = self.current() is not None
+        except VerificationError as error:
+            return str(error)
+        if is_there or not (before := way_back(self.history(), None)):
+            return ""
+        return (
+            f"{self._current} is gone, which named {before[0]}: `training rollback` brings that back, "
+            "`training promote VERSION --force --why ...` puts another one live"
+        )
+
     def resolve(self, version: str | None) -> str:
         """The name of a version that exists; None stands for ``current``.
 
@@ -106,7 +126,8 @@ class Registry:
             version = self.current()
             if version is None:
                 raise VersionNotFoundError(
-                    f"registry {self.root} has no current version; run `training fit` or name another --registry"
+                    self.loss()
+                    or f"registry {self.root} has no current version; run `training fit` or name another --registry"
                 )
         self.path(version)
         return version
@@ -150,7 +171,8 @@ class Registry:
     def publish(self, folder: Path, *, draft: ManifestDraft, report: Callable[[Manifest], str] | None = None) -> str:
         """Copy a transformers folder into the registry as a new version.
 
-        The first version, or the first after which nothing is current yet, becomes ``current`` without a gate.
+        The first version, or the first after which nothing is current yet, becomes ``current`` without a gate; not
+        one that finds ``current`` gone.
 
         Args:
             folder: config.json, model.safetensors, tokenizer.json and what else belongs to them. Left as it is.
@@ -204,7 +226,12 @@ class Registry:
         if not self._current.exists():
             # Another trainer's first version may be faster; this one is published all the same.
             try:
-                self.promote(version, expected=None, why="first version")
+                with self.changing():  # nobody is between a line of the history and the rename
+                    loss = self.loss()
+                if loss:
+                    log.warning(f"{version} is published, not current: {loss}", extra=fields("current_lost"))
+                else:
+                    self.promote(version, expected=None, why="first version")
             except MarkHeldError as error:
                 raise MarkHeldError(f"{version} is published but not current: {error}") from error
             except GateRefusedError:

@@ -114,7 +114,9 @@ def find_rows(entrants: Sequence[Entrant], *, labels: tuple[str, ...], part: Par
     raise UsageError(f"{names}: no evaluated rows to judge on; name some with --dataset (and --split)")
 
 
-def hold(registry: Registry, challenger: str, champion: str | None, *, part: Part | None = None) -> Contest:
+def hold(
+    registry: Registry, challenger: str, champion: str | None, *, part: Part | None = None, obstacle: str = ""
+) -> Contest:
     """Score challenger and champion on the same rows, check the golden sentences and take the times.
 
     Args:
@@ -123,6 +125,7 @@ def hold(registry: Registry, challenger: str, champion: str | None, *, part: Par
         champion: The one that is current; None where nothing is.
         part: What to judge on; None takes the rows that the challenger was evaluated on, else the champion's. The
             champion's own ones are scored beside the challenger's, unless these include them.
+        obstacle: Why it is not known what is current; empty if it is known, or if nothing ever was.
 
     Raises:
         VersionNotFoundError: There is no such challenger.
@@ -132,7 +135,7 @@ def hold(registry: Registry, challenger: str, champion: str | None, *, part: Par
     """
     ours = enter(registry, challenger)
     labels = ours.manifest.labels
-    theirs, obstacle = None, ""
+    theirs = None
     if champion is not None:
         try:
             theirs = enter(registry, champion)

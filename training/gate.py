@@ -56,7 +56,7 @@ class Contest:
             golden sentences.
         golden_rows: How many golden sentences it has.
         latency_ms: Median time of a lone sentence, of challenger and champion; None if it was not measured.
-        obstacle: Why the champion cannot be compared; empty if it can, or if there is none.
+        obstacle: Why the champion cannot be compared, or why it is not known; empty if it can, or if there is none.
         is_same: Whether both have the same weights.
         own: The champion's own rows; None where it has none, where they are among those judged on, or where a person
             has chosen what is judged on.
@@ -142,8 +142,9 @@ def judge(contest: Contest, config: GateConfig) -> Verdict:
 
     gain = ""
     if contest.obstacle:
-        checks.append(_check("comparison", f"with {contest.champion}", contest.obstacle, False))
-        reasons.append(f"it cannot be compared with {contest.champion}, which is current: {contest.obstacle}")
+        whom = "what was current" if contest.champion is None else f"{contest.champion}, which is current"
+        checks.append(_check("comparison", f"with {contest.champion or whom}", contest.obstacle, False))
+        reasons.append(f"it cannot be compared with {whom}: {contest.obstacle}")
     elif contest.champion_scores is not None:
         theirs = measure(contest.champion_scores, contest.labels)
         numbers["champion"] = _sum_up(theirs)

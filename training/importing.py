@@ -59,7 +59,7 @@ class Imported(NamedTuple):
         version: Its name.
         labels: Label names in output order.
         max_length: Most tokens of a text, special tokens included.
-        current: The version that new jobs get, which may be another one.
+        current: The version that new jobs get, which may be another one; None where that is damaged or gone.
         figures: How it does on the rows it was judged by; None where there were none.
     """
 
@@ -133,7 +133,7 @@ def import_checkpoint(
         )
     log.info("version published", extra=fields("publish", version=version, registry=str(registry)))
     figures = None if evaluation is None else evaluation.figures
-    return Imported(version, labels, max_length, Registry(registry).current(), figures)
+    return Imported(version, labels, max_length, Registry(registry).pointed(), figures)
 
 
 def load(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -68,7 +68,7 @@ def promote(
     champion = registry.pointed()
     if champion == registry.resolve(version):
         return Outcome(None, promoted=False, forced=False, previous=champion)
-    verdict = judge(hold(registry, version, champion, part=part), config)
+    verdict = judge(hold(registry, version, champion, part=part, obstacle=registry.loss()), config)
     forced = force_why is not None and not verdict.is_yes and verdict.can_be_forced
     if verdict.is_yes or forced:
         why = force_why if forced else verdict.reason

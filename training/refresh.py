@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from scorequeue.errors import GateRefusedError, InternalError, MarkHeldError
+from scorequeue.errors import GateRefusedError, InternalError, MarkHeldError, VerificationError
 from scorequeue.logs import fields
 from scorequeue.marks import Mark, read_holder
 from scorequeue.registry import Registry
@@ -68,6 +68,7 @@ def refresh(config: FitConfig, *, console: Console | None = None, wait_s: float 
         wait_s: Seconds to wait for another refresh of this registry.
 
     Raises:
+        VerificationError: What was live is not known: ``current`` is damaged or gone. Nothing is fitted.
         ScorequeueError: The fit failed, see `training.fit.fit`, or the version cannot be judged; what was live stays.
     """
     registry = Registry(config.registry)
@@ -77,6 +78,8 @@ def refresh(config: FitConfig, *, console: Console | None = None, wait_s: float 
             stack.enter_context(mark)
         except MarkHeldError as error:
             return Refreshed(None, promoted=False, reason=f"another refresh runs: {error}", previous=registry.pointed())
+        if loss := registry.loss():
+            raise VerificationError(loss)  # before hours of fitting: nothing could be compared with what was live
         previous = registry.pointed()
         if previous is None and config.warm_start:
             log.info("nothing is current yet: the fit starts from the base model", extra=fields("cold_start"))

@@ -101,7 +101,10 @@ class ModelShelf:
         self._followed = self._read_current()
         version = version or self._followed
         if version is None:
-            raise VersionNotFoundError("the registry has no current version; run `training fit`, or name --registry")
+            raise VersionNotFoundError(
+                "the registry has no current version; run `training fit` (`training rollback` if it had one), or name "
+                "--registry"
+            )
         model = self._load(version)
         with self._lock:
             self._ready[version] = model

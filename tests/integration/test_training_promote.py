@@ -16,7 +16,9 @@ from scorequeue.errors import ExitCode
 from scorequeue.registry import Registry
 from tests.tiny import publish_tiny, rows_that_suit
 from training import sources
+from training.contest import compare_golden
 from training.gate_config import GateConfig
+from training.predict import Predictor
 from training.promote import promote
 from training.quiet import quiet_libraries
 from training.sources import Part, Split
@@ -269,6 +271,32 @@ def test_of_two_trainers_at_once_one_is_told_to_judge_again(site: Site) -> None:
     assert "judge it again" in said[ExitCode.GATE_REFUSED] or "is not above" in said[ExitCode.GATE_REFUSED]
     assert site.registry.current() in (site.good, rival)
     assert [entry.action for entry in site.registry.history()].count("promote") == 2
+
+
+def test_one_golden_sentence_that_does_not_repeat_is_enough(site: Site) -> None:
+    """The largest difference counts: the other sentences agree."""
+    manifest = site.registry.manifest(site.good)
+    last = manifest.golden[-1]
+    turned = last.model_copy(update={"scores": (last.scores[0] + 0.02, last.scores[1] - 0.02)})
+    predictor = Predictor(site.registry.path(site.good))
+
+    assert compare_golden(predictor, manifest.golden) < 1e-5
+    assert compare_golden(predictor, [*manifest.golden[:-1], turned]) == pytest.approx(0.02, abs=1e-5)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff"])
+def test_lost_pointer_lets_nothing_in_unjudged(site: Site, content: bytes | None) -> None:
+    """Gone or damaged: what cannot be read has not been beaten. A person decides, or goes back."""
+    pointer = site.registry.root / "current"
+    pointer.unlink() if content is None else pointer.write_bytes(content)
+
+    refused = promote(site.registry, site.good, config=GateConfig())
+    assert "it cannot be compared with what was current: " in refused.error().args[0]
+    assert "`training rollback`" in refused.error().args[0]
+    assert site.registry.pointed() is None
+
+    site.run("promote", site.good, "--force", "--why", "the pointer was lost")
+    assert (site.registry.current(), site.registry.previous()) == (site.good, site.fair)
 
 
 def test_damaged_champion_is_no_reason_to_put_anything_live(site: Site) -> None:

@@ -17,7 +17,7 @@ from scorequeue.errors import ExitCode
 from scorequeue.marks import Mark
 from scorequeue.registry import Registry
 from tests.processes import until
-from tests.tiny import make_tiny_base
+from tests.tiny import make_tiny_base, publish_tiny
 from training import sources
 
 WORDS = "the a boy girl man woman cat book house reads saw likes knows told gave"
@@ -87,6 +87,19 @@ def test_better_version_goes_live_and_a_worse_one_does_not(folder: Path, first: 
     assert store.current() == champion
     assert len(store.versions()) == 4, "a version that was refused is there to be looked at"
     assert [entry.action for entry in store.history()] == ["promote", "promote", "refuse", "refuse"]
+
+
+def test_refresh_that_cannot_tell_what_was_live_fits_nothing(folder: Path, tmp_path: Path) -> None:
+    """Hours of fitting would end in a version that nothing can be compared with, live or not."""
+    store = Registry(tmp_path / "registry")
+    first = publish_tiny(store.root)
+    (store.root / "current").unlink()
+
+    done = subprocess.run(command(folder, store.root, *LEARNS_NOTHING), capture_output=True, text=True, timeout=110)
+
+    assert done.returncode == ExitCode.NO_SUCH_VERSION, done.stderr
+    assert f"is gone, which named {first}: `training rollback` brings that back" in done.stderr.splitlines()[-1]
+    assert store.versions() == [first]
 
 
 def test_output_says_whether_it_was_promoted(folder: Path, tmp_path: Path) -> None:

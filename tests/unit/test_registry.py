@@ -279,6 +279,33 @@ def test_rollback_passes_over_what_is_gone(registry: Registry, tiny: Path) -> No
     assert registry.rollback(why="worse") == first
 
 
+def test_lost_pointer_is_no_empty_registry(registry: Registry, tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The next version would be live unjudged, whatever it is."""
+    first, second = (registry.publish(tiny, draft=draft(seed=seed)) for seed in range(2))
+    registry.promote(second, expected=first, why="better")
+    (registry.root / "current").unlink()
+
+    third = registry.publish(tiny, draft=draft(seed=2))
+
+    assert registry.current() is None
+    assert f"{third} is published, not current" in caplog.text
+    assert "`training rollback` brings that back" in registry.loss()
+    with pytest.raises(VersionNotFoundError, match=f"is gone, which named {second}: `training rollback`"):
+        registry.resolve(None)
+    assert registry.rollback(why="lost") == second
+    assert registry.loss() == ""
+
+
+def test_registry_in_which_nothing_went_live_has_lost_nothing(registry: Registry, tiny: Path) -> None:
+    version = registry.publish(tiny, draft=draft())
+    (registry.root / "current").unlink()
+    (registry.root / "history.jsonl").unlink()
+    registry.refuse(version, expected=None, why="worse", numbers={})
+
+    assert registry.loss() == ""
+    assert registry.publish(tiny, draft=draft()) == registry.current()
+
+
 PROMOTE = """
 import os, signal, sys
 from pathlib import Path

@@ -53,8 +53,9 @@ def import_version(
         if result.figures is not None:
             click.echo(f"MCC {result.figures.mcc:.3f}, accuracy {result.figures.accuracy:.3f}", err=True)
         if result.current != result.version:
+            stay = "" if result.current is None else f" new jobs stay on {result.current};"
             click.echo(
-                f"published, not promoted: new jobs stay on {result.current}; to score a job with this one: "
+                f"published, not promoted:{stay} to score a job with this one: "
                 f"producer submit --model-version {result.version}",
                 err=True,
             )

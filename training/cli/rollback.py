@@ -28,5 +28,8 @@ def rollback(*, why: str, registry: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"version": version, "previous": before}))
         return
-    click.echo(f"{before or 'a damaged pointer'} was current; workers take up the other one within seconds", err=True)
+    click.echo(
+        f"{before or 'a pointer that is damaged or gone'} was current; workers take up the other one within seconds",
+        err=True,
+    )
     click.echo(version)
