@@ -182,6 +182,12 @@ def _check_labels(path: Path, train: Table) -> tuple[str, ...]:
             f"{path} has {len(names)} different labels in {len(train)} rows of column {train.label_field!r}, which "
             "looks like no label; name the column with --label-field"
         )
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(" ".join(name.split()).casefold(), []).append(name)
+    if doubles := [group for group in alike.values() if len(group) > 1]:
+        listed = "; ".join(", ".join(map(repr, group)) for group in doubles[:SHOWN])
+        _warn(f"labels differ only in case or spaces, and are learned as different ones: {listed}", labels=len(doubles))
     return names
 
 

@@ -20,6 +20,10 @@ from scorequeue.errors import InputError
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".parquet")
 
 
+MAX_FIELD_CHARACTERS = 16 * 2**20
+"""Longest field of a csv file; Python's own limit of 131,072 characters is below a long document."""
+
+
 class Fault(ValueError):
     """Why a row cannot be used, as the end of a sentence that begins with its place."""
 
@@ -67,6 +71,7 @@ def _decode(file: Path, content: bytes) -> str:
 
 
 def _read_csv(file: Path, content: bytes) -> Records:
+    csv.field_size_limit(MAX_FIELD_CHARACTERS)  # of the process: readers have none of their own
     reader = csv.reader(io.StringIO(_decode(file, content), newline=""), strict=True)
 
     def lines() -> Iterator[tuple[int, list[str]]]:
@@ -77,6 +82,11 @@ def _read_csv(file: Path, content: bytes) -> Records:
             except StopIteration:
                 return
             except csv.Error as error:
+                if "field limit" in str(error):
+                    raise InputError(
+                        f"{file}:{first} has a field of more than {MAX_FIELD_CHARACTERS:,} characters; shorten it, or "
+                        "close the quotes that it begins with"
+                    ) from error
                 raise InputError(f"{file}:{first} is not csv: {error}; mend the quotes of this row") from error
 
     return _with_header(file, lines())
@@ -113,7 +123,7 @@ def _read_jsonl(file: Path, content: bytes) -> Records:
             continue
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):  # the latter of thousands of brackets
             value = None
         rows.append((number, value if isinstance(value, dict) else Fault("is no JSON object")))
     if not rows:

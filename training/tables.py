@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scorequeue.errors import InputError, MissingFieldError
+from scorequeue.terminal import harmless
 from training.table_formats import Fault, Record, read_records
 
 TEXT_NAMES = ("text", "sentence")
@@ -141,6 +142,8 @@ def _read_row(record: Record, *, text_field: str, label_field: str) -> tuple[str
             content.encode()
         except UnicodeEncodeError:  # jsonl can write half of a surrogate pair: no tokenizer takes it, no file neither
             raise Fault(f"has a {what} that is not Unicode") from None
+    if harmless(label) != label:  # it would go into messages, reports and the columns of results
+        raise Fault("has a label with control characters")
     return text, label, source
 
 

@@ -145,7 +145,9 @@ def test_columns_that_cannot_be_told_are_named(
         ("in.csv", b'text,label\na,1\n"b,0\nc,1\n', ":3 is not csv"),
         ("in.tsv", b"\n\n", "is empty"),
         ("in.jsonl", b"\n", "is empty"),
+        ("in.csv", b'text,label\n"' + b"x" * (2**24 + 1) + b'",1\n', ":2 has a field of more than 16,777,216 char"),
         ("in.jsonl", b"text,label\na,1\n", "holds no JSON object"),
+        ("in.jsonl", b"[" * 100_000, "holds no JSON object"),
         ("in.parquet", b"PAR1", "not a whole parquet file"),
         ("in.csv.gz", b"text,label\n", "not a whole gzip file"),
         ("in.csv.gz", gzip.compress(b"text,label\na,1\n", mtime=0)[:-6], "not a whole gzip file"),
@@ -170,6 +172,8 @@ FAULTY = [
     ({"label": "a"}, "has no text"),
     ({"text": 3, "label": "a"}, "has a text that is of type int"),
     ({"text": "\ud800", "label": "a"}, "has a text that is not Unicode"),
+    ({"text": "x", "label": "a\x1b[31m"}, "has a label with control characters"),
+    ({"text": "x", "label": "a\nError: b"}, "has a label with control characters"),
     ({"text": "x", "label": "b\ud800"}, "has a label that is not Unicode"),
     ({"text": "x", "label": "a", "source": "\ud800"}, "has a source that is not Unicode"),
     ({"text": "x"}, "has no label"),
@@ -193,6 +197,27 @@ def test_a_row_that_cannot_be_used_is_left_out_with_line_and_reason(
     assert len(dataset.train) + len(dataset.dev) == 200
     assert dataset.describe()["left_out"] == {"faulty": 1}
     assert caplog.messages == [f"1 of 201 rows left out: {tmp_path}/in.jsonl:7 {reason}"]
+
+
+def test_a_long_document_in_csv_is_a_row_as_any_other(tmp_path: Path) -> None:
+    """Python's csv module takes 131,072 characters unless told otherwise."""
+    text = "One more sentence. " * 50_000
+
+    assert read_table(write(tmp_path / "in.csv", [(text, "yes"), ("Short.", "no")])).texts == [text, "Short."]
+
+
+def test_labels_that_look_alike_are_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """They are two words for one thing more often than not, and nobody sees it in a figure."""
+    file = write(tmp_path / "in.csv", sentences(200, labels=("yes", "Yes", "no", " NO", "not  sure", "not sure", "b")))
+
+    with caplog.at_level(logging.WARNING):
+        dataset = sources.load(str(file), seed=0)
+
+    assert len(dataset.labels) == 7
+    assert caplog.messages == [
+        "labels differ only in case or spaces, and are learned as different ones: "
+        "'NO', 'no'; 'Yes', 'yes'; 'not  sure', 'not sure'"
+    ]
 
 
 def test_too_many_faulty_rows_are_refused_with_the_first_three(tmp_path: Path) -> None:
