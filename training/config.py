@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 
 from scorequeue.errors import UsageError
 from training.config_files import closest, read_config
@@ -85,6 +85,22 @@ class FitConfig(BaseModel):
             raise ValueError("yes and no are no value of it")
         return value
 
+    @field_validator("devices", mode="wrap")
+    @classmethod
+    def _say_what_devices_are(cls, value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+        # Of each part of a union pydantic says by itself that it is not met.
+        try:
+            return check(value)
+        except ValidationError as error:
+            raise ValueError("expected a number from 1, or auto") from error
+
+    @field_validator("registry", "runs")
+    @classmethod
+    def _refuse_a_file(cls, value: Path) -> Path:
+        if value.is_file():
+            raise ValueError("expected a folder, or a name for a new one, but it is a file")
+        return value
+
     @classmethod
     def load(cls, config: str | Path | None = None, /, **options: object) -> FitConfig:
         """Check settings: options win over the config file, that over the dataset's recipe, that over the defaults.
@@ -129,7 +145,8 @@ class FitConfig(BaseModel):
 def _explain(error: ValidationError, *, given: Mapping[str, object], config: str | Path | None) -> str:
     """The first fault in one line, named as the user wrote it: as an option, or as a key of the file."""
     first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
+    # What is below a setting other than the gate are pydantic's words for the parts of a union.
+    path = [str(part) for part in first["loc"]][: 2 if first["loc"][0] == "gate" else 1]
     if path[0] in given or config is None:
         where = "--" + "-".join(path).replace("_", "-")
     else:

@@ -38,13 +38,16 @@ def count_devices(wanted: int | str) -> int:
         wanted: A number, or ``auto``: as many as there are GPUs, one on a CPU.
 
     Raises:
-        UsageError: There are fewer GPUs than that.
+        UsageError: There are fewer GPUs than that, or on a CPU fewer cores.
     """
     found = torch.cuda.device_count()
     if wanted == "auto":
         return max(1, found)
     if found and int(wanted) > found:
         raise UsageError(f"--devices {wanted}, but this machine has {found} GPUs; name fewer, or auto")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not found and int(wanted) > cores:
+        raise UsageError(f"--devices {wanted}, but this machine has no GPU and {cores} CPU cores; name fewer, or auto")
     return int(wanted)
 
 

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from safetensors.torch import load_file
 
-from scorequeue.errors import ExitCode
+from scorequeue.errors import ExitCode, UsageError
 from scorequeue.registry import Registry
 from tests.processes import until
 from tests.tiny import make_tiny_base
 from training import sample
 from training.data import LengthGroupedBatches, Share
+from training.distributed import count_devices
 from training.sources import DEV_FILE, TRAIN_FILE
 
 
@@ -133,6 +135,17 @@ def wait_for_training(folder: Path, process: subprocess.Popen[str]) -> None:
 
 def find_helpers(pid: int) -> list[psutil.Process]:
     return [child for child in psutil.Process(pid).children() if "training.helper" in " ".join(child.cmdline())]
+
+
+def test_more_processes_than_cores_are_refused() -> None:
+    """They would only wait for each other, each with a copy of the model."""
+    if torch.cuda.is_available():
+        pytest.skip("with GPUs it is their number that counts")
+    cores = len(os.sched_getaffinity(0))
+
+    assert count_devices(cores) == cores
+    with pytest.raises(UsageError, match=f"--devices {cores + 1}, but this machine has no GPU and {cores} CPU cores"):
+        count_devices(cores + 1)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])

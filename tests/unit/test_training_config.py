@@ -91,6 +91,10 @@ def test_a_rate_without_a_point_is_a_number(file: Path) -> None:
         ("gate: {margin: yes}", "gate.margin: Input should be a valid number, got True"),
         ("gate: 0.02", "gate: expected settings below it, like `margin: 0.02`, got 0.02"),
         ("epochs: 5\nepochs: 6", "names epochs twice"),
+        ("devices: 0", "devices: expected a number from 1, or auto, got 0"),
+        ("devices: all", "devices: expected a number from 1, or auto, got 'all'"),
+        ("devices: 1.5", "devices: expected a number from 1, or auto, got 1.5"),
+        ("devices: yes", "devices: expected a number from 1, or auto, got True"),
         ("on: 3", "has the key True"),
         ("", "is empty"),
         ("# nothing yet\n", "is empty"),
@@ -112,6 +116,29 @@ def test_a_fault_is_one_line_with_file_and_key(file: Path, content: str | bytes,
     assert message in str(caught.value)
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("devices", ["0", "-1", "x"])
+def test_a_number_of_devices_that_cannot_be_says_what_can(devices: str) -> None:
+    with pytest.raises(UsageError, match=f"^--devices: expected a number from 1, or auto, got '{devices}'$"):
+        FitConfig.load(devices=devices)
+
+
+@pytest.mark.parametrize("name", ["registry", "runs"])
+def test_a_folder_that_is_a_file_is_named(name: str, file: Path) -> None:
+    file.write_text(f"{name}: {file}\n")
+
+    with pytest.raises(UsageError, match=f": {name}: expected a folder, .* but it is a file, got '{file}'"):
+        FitConfig.load(file)
+
+
+def test_no_setting_names_the_parts_of_its_type(file: Path) -> None:
+    """pydantic puts them into the path of an error, where a user looks for a key."""
+    for name in FitConfig.model_fields:
+        file.write_text(f"{name}: {{}}\n" if name != "gate" else "gate: 1\n")
+        with pytest.raises(UsageError) as caught:
+            FitConfig.load(file)
+        assert str(caught.value).startswith(f"{file}: {name}: ")
 
 
 def test_the_fault_of_an_option_is_not_laid_on_the_file(file: Path) -> None:
