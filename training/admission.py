@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scorequeue.errors import InputError, UsageError
+from scorequeue.terminal import harmless
 from training.hub import explain_hub, first_line
 
 PAIR_TASKS = frozenset({"mnli", "mrpc", "qnli", "qqp", "rte", "stsb", "wnli"})
@@ -28,8 +29,10 @@ def read_config(source: str) -> dict[str, Any]:
     if not is_folder and (source.count("/") != 1 or source.startswith((".", "/", "~"))):
         raise UsageError(f"no folder {source!r}; expected a transformers folder or a hub id like owner/name")
     try:
+        if is_folder and not isinstance(json.loads((Path(source) / "config.json").read_bytes()), dict):
+            raise ValueError("expected a JSON object")  # transformers takes it for one
         config: dict[str, Any] = PreTrainedConfig.get_config_dict(source)[0]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         if is_folder:
             raise InputError(f"{Path(source) / 'config.json'} cannot be read: {first_line(error)}") from error
         raise UsageError(
@@ -44,6 +47,14 @@ def check_config(source: str, config: dict[str, Any]) -> None:
     Raises:
         InputError: With the reason.
     """
+    try:
+        _check_config(source, config)
+    except (AttributeError, TypeError) as error:
+        reason = f"its config.json has a value of another type than expected ({first_line(error)})"
+        raise refusal(source, reason) from error
+
+
+def _check_config(source: str, config: dict[str, Any]) -> None:
     problem = config.get("problem_type")
     labels = config.get("id2label") or {}
     if not isinstance(labels, dict):
@@ -83,8 +94,11 @@ def check_files(source: str) -> None:
         found = " and has pytorch_model.bin (pickle can run code)" if has_file(source, "pytorch_model.bin") else ""
         raise refusal(source, f"it has no model.safetensors{found}; safetensors only: save it again as such")
     if has_file(source, name := "config_sentence_transformers.json"):
-        settings = json.loads(Path(str(cached_file(source, name))).read_bytes())
-        if settings.get("model_type") == "CrossEncoder":
+        try:
+            settings = json.loads(Path(str(cached_file(source, name))).read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise refusal(source, f"its {name} is not JSON") from error
+        if isinstance(settings, dict) and settings.get("model_type") == "CrossEncoder":
             raise refusal(source, "it is a cross encoder, which reads pairs of texts; one text a row is served")
 
 
@@ -99,6 +113,8 @@ def read_labels(source: str, id2label: dict[int, str]) -> tuple[str, ...]:
     labels = tuple(str(id2label[index]) for index in range(len(id2label)))
     if len(set(labels)) < len(labels) or not all(labels):
         raise refusal(source, f"labels should be distinct and not empty but are {list(labels)}; mend id2label")
+    if shown := [label for label in labels if harmless(label) != label]:
+        raise refusal(source, f"the label {shown[0]!r} has control characters; mend id2label")
     return labels
 
 

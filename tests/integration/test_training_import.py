@@ -41,7 +41,8 @@ def edit(file: Path, **values: Any) -> None:
 
 def make_source(folder: Path, *, architecture: str = "bert", **config: Any) -> Path:
     """An untrained classifier with three named labels, and these keys of its config.json changed."""
-    make_tiny_base(folder, labels=3, architecture=architecture)
+    with quiet_libraries():
+        make_tiny_base(folder, labels=3, architecture=architecture)
     edit(folder / "config.json", **({"id2label": dict(enumerate(LABELS)), "label2id": None} | config))
     return folder
 
@@ -270,6 +271,20 @@ def test_an_unreachable_hub_is_one_line(tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("content", ["[]", "3", "{", "[" * 100_000], ids=["list", "number", "half", "deep"])
+def test_a_config_that_is_no_json_object_is_named(
+    content: str, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    source = make_source(tmp_path / "source")
+    (source / "config.json").write_text(content)
+
+    code, out, err = command(source)
+
+    assert (code, out) == (ExitCode.USAGE, "")
+    assert err.startswith(f"Error: {source}/config.json cannot be read: ")
+    assert len(err.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
@@ -284,6 +299,9 @@ def test_an_unreachable_hub_is_one_line(tmp_path: Path) -> None:
         ({"id2label": {"0": "yes", "1": "no", "2": "yes"}}, "labels should be distinct and not empty"),
         ({"id2label": {"0": "yes", "1": "no", "2": ""}}, "labels should be distinct and not empty"),
         ({"id2label": {"0": "yes", "1": "no", "3": "maybe"}}, "id2label should name the outputs 0 to 2"),
+        ({"id2label": {"0": "yes", "1": "no", "2": "\x1b[2J"}}, "has control characters; mend id2label"),
+        ({"architectures": [3]}, "a value of another type than expected"),
+        ({"id2label": None, "num_labels": "many"}, "a value of another type than expected"),
         ({"id2label": ["yes", "no", "maybe"]}, "id2label is no map"),
         ({"id2label": {"0": "yes", "1": "no"}}, "weights are missing or of another shape (classifier.bias"),
         ({"architectures": ["BertForTokenClassification"]}, "names BertForTokenClassification"),
