@@ -132,3 +132,18 @@ def run(command: str, made: Path, *, stdout: object) -> subprocess.CompletedProc
         text=True,
         timeout=120,
     )
+
+
+@pytest.mark.parametrize("command", ["list", "show"])
+def test_a_registry_that_is_a_file_is_wrong_usage(command: str, tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("text,label\n")
+
+    done = subprocess.run(
+        [*TRAINING, command, "--registry", "data.csv"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        done.stderr.splitlines()[-1]
+        == "Error: Invalid value for '--registry' (env var: 'SCOREQUEUE_REGISTRY'): Directory 'data.csv' is a file."
+    )

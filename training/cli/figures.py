@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from training.cli.tables import align
 
 if TYPE_CHECKING:
     from training.evaluate import Evaluation
@@ -20,7 +22,7 @@ def tell_figures(evaluation: Evaluation) -> str:
     """The figures with their intervals, the confusion matrix and the sources, as lines."""
     figures = evaluation.figures
     lines = list(
-        _align(
+        align(
             [
                 ("", "", "95 % interval"),
                 ("MCC", f"{figures.mcc:.3f}", f"{figures.mcc_low:.3f} to {figures.mcc_high:.3f}"),
@@ -33,14 +35,14 @@ def tell_figures(evaluation: Evaluation) -> str:
         )
     )
     if len(evaluation.labels) <= MOST_LABELS:
-        lines += ["", *_align(_confusion(evaluation), left=(0,))]
+        lines += ["", *align(_confusion(evaluation), left=(0,))]
     if slices := evaluation.slices():
         rows: list[Sequence[str]] = [("source", "rows", "accuracy", "MCC", "95 % interval", "")]
         for one in slices[:MOST_SOURCES]:
             mcc = (f"{one.mcc:.3f}", f"{one.mcc_low:.3f} to {one.mcc_high:.3f}") if one.has_mcc else ("-", "-")
             few = "few rows" if one.is_small else ""
             rows.append((_cut(one.source) or "(none)", f"{one.rows:,}", f"{one.accuracy:.3f}", *mcc, few))
-        lines += ["", *_align(rows, left=(0, 4, 5))]
+        lines += ["", *align(rows, left=(0, 4, 5))]
         if more := len(slices) - MOST_SOURCES:
             lines += [f"and {more:,} smaller sources"] if more > 0 else []
     return "\n".join(lines)
@@ -68,16 +70,6 @@ def _confusion(evaluation: Evaluation) -> list[Sequence[str]]:
     for label, line, f1 in zip(labels, evaluation.figures.confusion, evaluation.figures.f1_of_label, strict=True):
         rows.append((label, *(f"{count:,}" for count in line), f"{f1:.3f}"))
     return rows
-
-
-def _align(rows: Sequence[Sequence[str]], *, left: Sequence[int]) -> Iterator[str]:
-    """Rows as lines; columns are of numbers, which stand on the right, but for those named."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = zip(row, widths, strict=True)
-        yield "  ".join(
-            cell.ljust(width) if place in left else cell.rjust(width) for place, (cell, width) in enumerate(cells)
-        ).rstrip()
 
 
 def _cut(name: str) -> str:

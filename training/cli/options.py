@@ -22,7 +22,7 @@ def setting(*names: str, env: str, **options: Any) -> Any:
 registry_option = setting(
     "--registry",
     env="REGISTRY",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, file_okay=False),
     default=DEFAULT_REGISTRY,
     show_default=True,
     help="Folder of the versions.",

@@ -14,6 +14,7 @@ import scorequeue
 from scorequeue import logs
 from scorequeue.errors import ExitCode, ScorequeueError
 from scorequeue.standard import prepare, silence
+from scorequeue.terminal import harmless
 from training.cli import interrupts
 from training.cli.diff import diff
 from training.cli.evaluate import evaluate
@@ -118,6 +119,6 @@ def _find_hint(error: BaseException) -> str:
 
 def _say(line: str) -> None:
     try:
-        click.echo(line, err=True)
+        click.echo(harmless(" ".join(line.split())), err=True)
     except OSError:  # a full disk, or nobody reads it: the exit code says it still
         silence(sys.stderr)
