@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -20,7 +22,7 @@ from training.distributed import helpers
 from training.divergence import StopOnDivergence
 from training.loggers import HyperparameterLog, close_loggers, describe_tracking, make_loggers
 from training.model import SentenceClassifier
-from training.runs import Run
+from training.runs import RECORD_FILE, Run
 from training.trainer import make_trainer, run_trainer
 
 log = logging.getLogger(__name__)
@@ -47,7 +49,7 @@ def train(
 
     Raises:
         DivergedError: The loss is no number any more.
-        InternalError: A checkpoint cannot be written, or no epoch can be kept.
+        InternalError: A checkpoint cannot be written, no epoch can be kept, or the run's folder is removed meanwhile.
         KeyboardInterrupt: Interrupted; its text says how to go on.
     """
     if run.record.best is None:
@@ -103,7 +105,7 @@ def _run(
         ),
     )
     try:
-        with helpers(run.record.devices - 1, run=run.folder, registry=config.registry):
+        with _told_as_gone(run), helpers(run.record.devices - 1, run=run.folder, registry=config.registry):
             trainer, best = _make_trainer(
                 run, config, data=data, callbacks=[*callbacks, HyperparameterLog(recorder)], loggers=loggers
             )
@@ -111,8 +113,22 @@ def _run(
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt(run.describe_continuation()) from interrupt
     finally:
-        close_loggers(loggers)
+        with _told_as_gone(run):  # they write what is left
+            close_loggers(loggers)
     return best.best_model_path
+
+
+@contextmanager
+def _told_as_gone(run: Run) -> Iterator[None]:
+    """Whoever writes into a folder that somebody removed fails in its own way; say what is behind all of them."""
+    try:
+        yield
+    except Exception as error:
+        if (run.folder / RECORD_FILE).is_file():  # checkpoints make the folder again
+            raise
+        raise InternalError(
+            f"{run.folder} is gone; somebody removed it while the fit wrote to it, and nothing was published; fit anew"
+        ) from error
 
 
 def _make_trainer(

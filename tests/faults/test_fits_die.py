@@ -146,6 +146,21 @@ def test_a_terminated_fit_is_an_interrupted_one(devices: str, material: Path, tm
     assert not (tmp_path / ".scorequeue").exists()
 
 
+def test_a_runs_folder_that_is_removed_is_named_as_what_ended_the_fit(material: Path, tmp_path: Path) -> None:
+    """Somebody cleans up; each logger would end the fit with a trace of its own."""
+    with start(*settings(material), "--quiet", cwd=tmp_path) as process:
+        wait_for_checkpoints(1, cwd=tmp_path, process=process)
+        (folder,) = (tmp_path / "runs").iterdir()
+        folder.rename(tmp_path / "removed")  # at one blow; rmtree would race with what is written
+        output, errors = process.communicate(timeout=100)
+
+    assert (process.returncode, output) == (ExitCode.UNEXPECTED, "")
+    # TensorBoard's thread, which writes its file, says something of its own before.
+    assert errors.splitlines()[-1].startswith(f"Error: runs/{folder.name} is gone; somebody removed it")
+    assert "please report it" not in errors
+    assert not (tmp_path / ".scorequeue").exists()
+
+
 def stop(signum: signal.Signals, material: Path, *arguments: str, cwd: Path) -> None:
     """Send a fit with all its processes a signal in mid-training, and see it end as it should."""
     with start(*settings(material), *arguments, cwd=cwd) as process:
