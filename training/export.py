@@ -55,13 +55,10 @@ def write_folder(
     # transformers leaves out what equals its defaults, two outputs named LABEL_0 and LABEL_1 among them.
     config_file = folder / "config.json"
     label_map = {"id2label": model.config.id2label, "label2id": model.config.label2id}
-    config_file.write_text(json.dumps(json.loads(config_file.read_text("utf-8")) | label_map, indent=2) + "\n", "utf-8")
+    _write_json(config_file, json.loads(config_file.read_text("utf-8")) | label_map)
     settings_file = folder / "tokenizer_config.json"
     settings = json.loads(settings_file.read_text("utf-8"))
     _write_json(settings_file, {name: value for name, value in settings.items() if name not in LENGTH_SETTINGS})
-    # transformers leaves the label map out where two labels have the names that it gives by itself.
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    _write_json(folder / "config.json", config | {"id2label": {str(at): label for at, label in enumerate(labels)}})
 
 
 def _write_json(file: Path, content: dict[str, object]) -> None:
