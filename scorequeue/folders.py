@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
@@ -103,6 +104,17 @@ def write_synced(file: Path, text: str) -> None:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def replace_synced(file: Path, text: str) -> None:
+    """Write a text file that is on the disk when this returns; until then the old one stays, also in a power cut."""
+    aside = file.with_name(f".{file.name}-{secrets.token_hex(4)}")
+    try:
+        write_synced(aside, text)
+        aside.replace(file)
+    finally:
+        aside.unlink(missing_ok=True)
+    sync_folder(file.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,12 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.trainer.states import TrainerFn
 
+from scorequeue.errors import InternalError
+from scorequeue.folders import replace_synced
+from scorequeue.logs import fields
 from training.data import Batch
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +112,26 @@ class CurveRecorder(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the points of a checkpoint."""
-        self._steps = [StepPoint(**point) for point in state_dict["steps"]]
+        steps = [StepPoint(**point) for point in state_dict["steps"]]
         self._epochs = [EpochPoint(**point) for point in state_dict["epochs"]]
+        self._steps = steps
 
     def write(self, folder: Path) -> None:
-        """Keep the points beside the checkpoints, once training has ended."""
-        (folder / CURVES_FILE).write_text(json.dumps(self.state_dict()), "utf-8")
+        """Keep the points beside the checkpoints, once training has ended.
+
+        Raises:
+            InternalError: They cannot be written.
+        """
+        file = folder / CURVES_FILE
+        try:
+            replace_synced(file, json.dumps(self.state_dict()))
+        except OSError as error:
+            raise InternalError(f"cannot write {file}: {error.strerror}; make room, then --resume") from error
 
     def read(self, folder: Path) -> None:
-        """Take the points that `write` kept."""
-        self.load_state_dict(json.loads((folder / CURVES_FILE).read_text("utf-8")))
+        """Take the points that `write` kept. Curves are no reason to lose a fit: those that cannot be read are none."""
+        file = folder / CURVES_FILE
+        try:
+            self.load_state_dict(json.loads(file.read_text("utf-8")))
+        except (OSError, ValueError, KeyError, TypeError):
+            log.warning(f"{file} cannot be read: the report will have no curves", extra=fields("curves_lost"))
