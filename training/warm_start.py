@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import NamedTuple
 
 from scorequeue.errors import UsageError
+from scorequeue.logs import fields
 from scorequeue.registry import Registry
 from training import base_models
 from training.base_models import BaseModel
 from training.config import FitConfig
 from training.sentences import LabelledSentences, Split
+
+log = logging.getLogger(__name__)
 
 
 class Origin(NamedTuple):
@@ -43,6 +47,8 @@ def load_origin(config: FitConfig, *, dataset: LabelledSentences, parent: str | 
     if not config.warm_start:
         base = base_models.load(config.base_model, labels=dataset.labels, max_length=config.max_length)
         return Origin(base, dataset, None)
+    if parent is None and "base_model" in config.model_fields_set:
+        log.info("--warm-start starts from the current version: --base-model is left aside", extra=fields("warm_start"))
     registry = Registry(config.registry)
     parent = registry.resolve(parent)
     manifest = registry.verify(parent)

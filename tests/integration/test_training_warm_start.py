@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,16 @@ def test_labels_in_another_order_are_still_the_same_labels(tmp_path: Path) -> No
     assert swapped.mcc == pytest.approx(-straight.mcc, abs=1e-6)
     assert abs(straight.mcc) > 0.01
     assert Registry(tmp_path / "swapped").manifest(str(swapped.version)).labels == LABELS[::-1]
+
+
+def test_a_base_model_that_is_left_aside_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    publish_tiny(tmp_path / "registry")
+    caplog.set_level(logging.INFO)
+
+    fit(configure(tmp_path))
+    assert "--base-model" not in caplog.text
+    fit(configure(tmp_path, base_model="bert-tiny"))
+    assert "--warm-start starts from the current version: --base-model is left aside" in caplog.text
 
 
 def test_what_cannot_be_started_from_says_why(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def fit_options(command: Any) -> Any:
                 "--warm-start",
                 env="FIT_WARM_START",
                 is_flag=True,
-                help="Start from the registry's current version instead of the base model.",
+                help="Start from the registry's current version; the base model is for a refresh that finds none.",
             ),
             setting("--epochs", env="FIT_EPOCHS", type=int, help="Passes over the data.  [default: 5; sample: 1]"),
             setting("--lr", env="FIT_LR", type=float, help="Peak learning rate of the encoder.  [default: 1e-4]"),
@@ -110,7 +110,11 @@ def fit_options(command: Any) -> Any:
                 type=Duration(),
                 help="Least time between two checkpoints to resume from: what a kill costs at most.  [default: 2m]",
             ),
-            click.option("--fast-dev-run", is_flag=True, help="Run one batch of each loop and publish nothing."),
+            click.option(
+                "--fast-dev-run",
+                is_flag=True,
+                help="Run one batch of each loop, in one process whatever --devices says, and publish nothing.",
+            ),
             registry_option,
         )
     ):
