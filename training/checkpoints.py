@@ -107,15 +107,23 @@ class ResumeCheckpoint(Checkpoint):
         folder: Where to write ``resume.ckpt``.
         best: Keeps the best epoch's weights, which the checkpoint names.
         every_s: Least seconds between two; what a kill costs at most.
+        check_held: Raises if another process has taken the run over; asked in the main process, before each.
         clock: Seconds of a steady clock.
     """
 
     def __init__(
-        self, folder: Path, *, best: ModelCheckpoint, every_s: float, clock: Callable[[], float] = time.monotonic
+        self,
+        folder: Path,
+        *,
+        best: ModelCheckpoint,
+        every_s: float,
+        check_held: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder = folder
         self._best = best
         self._every_s = every_s
+        self._check_held = check_held
         self._clock = clock
         self._saved_at = 0.0
 
@@ -144,6 +152,8 @@ class ResumeCheckpoint(Checkpoint):
             is_due = trainer.strategy.broadcast(is_due)
         if not is_due:
             return
+        if trainer.is_global_zero:
+            self._check_held()
         trainer.save_checkpoint(self._folder / RESUME_FILE)
         if trainer.is_global_zero:
             remove_others(self._folder, best=self._best.best_model_path)

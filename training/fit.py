@@ -108,7 +108,7 @@ def fit(config: FitConfig, *, resume: Run | None = None, console: Console | None
 
 
 def open_run(config: FitConfig, parts: Parts, *, resume: Run | None) -> Run:
-    """The run to work on, with its lock held until it is left.
+    """The run to work on, with its mark held until it is left.
 
     Raises:
         UsageError: A run to resume has other settings or data, is being fitted, or was published meanwhile.
@@ -126,21 +126,25 @@ def open_run(config: FitConfig, parts: Parts, *, resume: Run | None) -> Run:
         )
         return Run.start(config.runs, name=name, record=record)
     resume.take()
-    resume.check_settings(settings)
-    if resume.record.fingerprint != fingerprint:
-        raise UsageError(
-            f"dataset {config.dataset} has changed since {resume.folder} was started (its fingerprint differs); "
-            "bring the old data back to go on, or start anew without --resume"
-        )
-    if (version := find_published(Registry(config.registry), resume)) is not None:
-        raise UsageError(f"{resume.folder} was published as {version}; there is nothing to resume")
+    try:
+        resume.check_settings(settings)
+        if resume.record.fingerprint != fingerprint:
+            raise UsageError(
+                f"dataset {config.dataset} has changed since {resume.folder} was started (its fingerprint differs); "
+                "bring the old data back to go on, or start anew without --resume"
+            )
+        if (version := find_published(Registry(config.registry), resume)) is not None:
+            raise UsageError(f"{resume.folder} was published as {version}; there is nothing to resume")
+    except BaseException:
+        resume.leave()
+        raise
     return resume
 
 
 def find_published(registry: Registry, run: Run) -> str | None:
     """The version that a run was published as, if it was killed before its record said so; the record says it then."""
     for version in registry.versions():
-        with contextlib.suppress(VersionError):  # a damaged version, or one that is pruned meanwhile
+        with contextlib.suppress(VersionError, OSError):  # a damaged version, or one that is pruned meanwhile
             if registry.manifest(version).tracking.get("run_id") == run.record.id:
                 run.finish(version)
                 return version
@@ -181,6 +185,7 @@ def publish(config: FitConfig, parts: Parts, *, run: Run, curves: Curves) -> tup
             golden=score_golden(folder, choose_golden(evaluation.rows.texts, evaluation.scores)),
             packages=read_packages("pytorch-lightning", "torchmetrics"),
         )
+        run.check_held()
         version = publish_version(
             folder,
             draft=draft,

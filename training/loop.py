@@ -155,7 +155,7 @@ def _make_trainer(
             *callbacks,
             best,
             EarlyStopping("val_mcc", mode="max", patience=config.patience),
-            ResumeCheckpoint(run.checkpoints, best=best, every_s=config.checkpoint_every_s),
+            ResumeCheckpoint(run.checkpoints, best=best, every_s=config.checkpoint_every_s, check_held=run.check_held),
         ],
     )
     return trainer, best

@@ -12,7 +12,8 @@ In order, and why::
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -73,9 +74,8 @@ def refresh(config: FitConfig, *, console: Console | None = None, wait_s: float 
     """
     registry = Registry(config.registry)
     with ExitStack() as stack:
-        mark = _make_mark(config, wait_s=wait_s)
         try:
-            stack.enter_context(mark)
+            mark = stack.enter_context(_hold(config, wait_s=wait_s))
         except MarkHeldError as error:
             return Refreshed(None, promoted=False, reason=f"another refresh runs: {error}", previous=registry.pointed())
         if loss := registry.loss():
@@ -93,30 +93,43 @@ def refresh(config: FitConfig, *, console: Console | None = None, wait_s: float 
         return _judge(registry, version, config=config)
 
 
-def _make_mark(config: FitConfig, *, wait_s: float) -> Mark:
-    try:
-        config.registry.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InternalError(
-            f"registry {config.registry} cannot be made: {error.strerror}; fix its rights or name another --registry"
-        ) from error
+@contextmanager
+def _hold(config: FitConfig, *, wait_s: float) -> Iterator[Mark]:
     path = config.registry / ".refreshing"
-    if (holder := read_holder(path)) is not None:
-        log.info("waiting for another refresh", extra=fields("refresh_waits", holder=str(holder), seconds=wait_s))
-    return Mark(path, stale_s=STALE_S, wait_s=wait_s)
+    with ExitStack() as stack:
+        try:
+            config.registry.mkdir(parents=True, exist_ok=True)
+            if (holder := read_holder(path)) is not None and not holder.has_ended:
+                facts = fields("refresh_waits", holder=str(holder), seconds=wait_s)
+                log.info("waiting for another refresh", extra=facts)
+            mark = stack.enter_context(Mark(path, stale_s=STALE_S, wait_s=wait_s))
+        except OSError as error:
+            raise InternalError(
+                f"registry {config.registry} cannot be written: {error.strerror}; fix its rights, make room or name "
+                "another --registry"
+            ) from error
+        yield mark
 
 
 def _fit(registry: Registry, config: FitConfig, *, console: Console | None) -> str | None:
     """Publish a version; that of a killed refresh, if it was killed in between of publishing and judging."""
-    killed = None if config.fast_dev_run else _find_killed(registry, config)
-    if killed is not None and (version := find_published(registry, killed)) is not None:
-        return version
-    return fit(config, resume=killed, console=console).version
+    if config.fast_dev_run:
+        return fit(config, console=console).version
+    judged = {entry.to_version for entry in registry.history()}
+    published = set(registry.versions())
+    for run in _find_alike(registry, config):
+        version = run.record.version
+        if version is None and run.is_resumable:
+            return find_published(registry, run) or fit(config, resume=run, console=console).version
+        if version in published - judged:
+            log.info("an earlier refresh did not judge its version", extra=fields("refresh_judges", version=version))
+            return version
+    return fit(config, console=console).version
 
 
-def _find_killed(registry: Registry, config: FitConfig) -> Run | None:
+def _find_alike(registry: Registry, config: FitConfig) -> Iterable[Run]:
     if not config.runs.is_dir():
-        return None
+        return ()
     data = sources.load(config.dataset, seed=config.seed, text_field=config.text_field, label_field=config.label_field)
     parent = registry.pointed() if config.warm_start else None
     return find_alike(
@@ -126,9 +139,6 @@ def _find_killed(registry: Registry, config: FitConfig) -> Run | None:
 
 def _judge(registry: Registry, version: str, *, config: FitConfig) -> Refreshed:
     """Ask the gate, again if what is current changes meanwhile."""
-    previous = registry.pointed()
-    if previous == version:
-        return Refreshed(version, promoted=True, reason="it is the first version", previous=None)
     reason = ""
     for _ in range(ATTEMPTS):
         previous = registry.pointed()
@@ -137,8 +147,20 @@ def _judge(registry: Registry, version: str, *, config: FitConfig) -> Refreshed:
         except GateRefusedError as error:  # another program was faster; what it put live is what counts now
             reason = str(error)
             continue
+        except MarkHeldError as error:  # the fit is not lost for that: the next refresh judges it
+            reason = f"{version} is published, not judged: {error}"
+            continue
         verdict = outcome.verdict
-        if verdict is None:  # somebody else put it live
-            return Refreshed(version, promoted=True, reason="it is current already", previous=previous)
+        if verdict is None:
+            return _describe_current(registry, version)
         return Refreshed(version, outcome.promoted, verdict.reason, outcome.previous, verdict)
     return Refreshed(version, promoted=False, reason=reason, previous=previous)
+
+
+def _describe_current(registry: Registry, version: str) -> Refreshed:
+    """How a version came to be current that was so before the gate was asked."""
+    came = next((entry for entry in reversed(registry.history()) if entry.to_version == version), None)
+    if came is None or came.from_version is not None:
+        previous = None if came is None else came.from_version
+        return Refreshed(version, promoted=True, reason="another program has put it live already", previous=previous)
+    return Refreshed(version, promoted=True, reason="it is the first: nothing was current before", previous=None)

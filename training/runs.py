@@ -7,27 +7,33 @@ The states of a run, as ``run.json`` and the checkpoints say::
     trained     the record names the best epoch's weights: only publishing is left
     published   the record names the version; there is nothing to resume
 
-While a process works on a run it holds a lock, which ends with the process however that ends.
+While a process works on a run it holds a mark in its folder (scorequeue/marks.py), as hosts may share ``runs/``. What a
+killed one leaves is taken over: at once on the same host, elsewhere when it was not touched for 40 s.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from scorequeue.errors import InputError, InternalError, UsageError
-from scorequeue.folders import sync_folder, write_synced
+from scorequeue.errors import InputError, InternalError, MarkHeldError, UsageError
+from scorequeue.folders import replace_synced, write_synced
+from scorequeue.marks import Mark, read_holder
 
 RECORD_FILE = "run.json"
 CHECKPOINTS = "checkpoints"
 RESUME_FILE = "resume.ckpt"
+MARK_FILE = ".fitting"
+
+STALE_S = 40.0
+"""Seconds without a sign of life after which a fit counts as killed. Less than three quarters of a refresh's: when that
+is taken over, its fit can be gone on with."""
+
 LAST = "last"
 """Stands for the newest run that can be resumed."""
 
@@ -80,12 +86,12 @@ class Run:
         self.is_new = False
         self.checkpoints = folder / CHECKPOINTS
         self.resume_file = self.checkpoints / RESUME_FILE
-        self._lock: int | None = None
+        self._mark: Mark | None = None
         self._read()
 
     @classmethod
     def start(cls, runs: Path, *, name: str, record: RunRecord) -> Run:
-        """Make a run's folder, named by time and ``name``, and hold its lock.
+        """Make a run's folder, named by time and ``name``, and hold its mark.
 
         Raises:
             InternalError: It cannot be written.
@@ -116,19 +122,36 @@ class Run:
         return self.record.version is None and (self.record.best is not None or self.resume_file.exists())
 
     def take(self) -> None:
-        """Hold the run's lock until this process ends.
+        """Hold the run's mark until it is left; nobody is waited for.
 
         Raises:
-            UsageError: Another process works on the run.
+            UsageError: Another process works on the run, or one that was killed on another host seems to.
+            InternalError: The folder cannot be written.
         """
-        self._lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        mark = Mark(self.folder / MARK_FILE, stale_s=STALE_S)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(self._lock)
-            self._lock = None
-            raise UsageError(f"{self.folder} is being fitted by another process; wait for it or stop it") from error
+            mark.__enter__()
+        except MarkHeldError as error:
+            holder = read_holder(mark.path) or "which has just ended"
+            raise UsageError(
+                f"{self.folder} is being fitted by another process ({holder}); wait for it to end, or {STALE_S:g} s "
+                "if it was killed"
+            ) from error
+        except OSError as error:
+            raise InternalError(f"cannot write to {self.folder}: {error.strerror}; make room there") from error
+        self._mark = mark
         self._read()  # whoever held it may have come further
+
+    def check_held(self) -> None:
+        """Refuse to write on if this process held the run and has lost it.
+
+        Raises:
+            UsageError: It was stopped for so long that another process has taken over.
+        """
+        if self._mark is not None and not self._mark.is_held():
+            raise UsageError(
+                f"{self.folder} was taken over by another process while this one was stopped; that one goes on with it"
+            )
 
     def is_taken(self) -> bool:
         """Whether another process works on the run."""
@@ -146,23 +169,18 @@ class Run:
         self.leave()
 
     def leave(self) -> None:
-        """Give the lock back."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        """Give the mark back."""
+        if self._mark is not None:
+            self._mark.__exit__(None, None, None)
+            self._mark = None
 
     def update(self, **changes: Any) -> None:
         """Change the record; it is on the disk when this returns."""
         record = self.record.model_copy(update=changes)
-        aside = self.folder / f".{RECORD_FILE}-{secrets.token_hex(4)}"
         try:
-            write_synced(aside, record.model_dump_json(indent=2) + "\n")
-            aside.replace(self.folder / RECORD_FILE)
+            replace_synced(self.folder / RECORD_FILE, record.model_dump_json(indent=2) + "\n")
         except OSError as error:
             raise InternalError(f"cannot write {self.folder / RECORD_FILE}: {error.strerror}; make room") from error
-        finally:
-            aside.unlink(missing_ok=True)
-        sync_folder(self.folder)
         self.record = record
 
     def finish(self, version: str) -> None:
@@ -228,8 +246,8 @@ def find(which: str, *, runs: Path) -> Run:
     return run
 
 
-def find_alike(settings: Mapping[str, Any], *, fingerprint: str, parent: str | None, runs: Path) -> Run | None:
-    """The newest run that was stopped and does what these settings would do anew; None if there is none.
+def find_alike(settings: Mapping[str, Any], *, fingerprint: str, parent: str | None, runs: Path) -> Iterator[Run]:
+    """Runs that do, or did, what these settings would do anew, the newest first; without those that are at work.
 
     Args:
         settings: Plain values by name.
@@ -245,9 +263,8 @@ def find_alike(settings: Mapping[str, Any], *, fingerprint: str, parent: str | N
             continue
         record = run.record
         is_alike = (record.settings, record.fingerprint, record.parent) == (wanted, fingerprint, parent)
-        if is_alike and run.is_resumable and not run.is_taken():
-            return run
-    return None
+        if is_alike and not run.is_taken():
+            yield run
 
 
 def _newest_first(runs: Path) -> list[Path]:
@@ -255,16 +272,20 @@ def _newest_first(runs: Path) -> list[Path]:
 
 
 def _find_last(runs: Path) -> Run:
-    busy = ""
+    others = ""
     for folder in _newest_first(runs):
-        run = Run(folder)
-        if not run.is_resumable:
-            continue
-        if not run.is_taken():
+        try:
+            run = Run(folder)
+            if not run.is_resumable:
+                continue
+            run.take()
+        except UsageError as error:  # at work, or its record cannot be read; an older one may do
+            others += f" ({error})"
+        else:
+            run.leave()
             return run
-        busy = f" ({folder.name} is being fitted by another process)"
     raise UsageError(
-        f"there is nothing to resume in {runs}: no run has a checkpoint and did not finish{busy}; "
+        f"there is nothing to resume in {runs}: no run has a checkpoint and did not finish{others}; "
         "start one with training fit, or name another --runs"
     )
 

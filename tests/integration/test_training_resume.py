@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
+import fcntl
+import os
 import resource
 import shutil
 from collections.abc import Callable
@@ -17,13 +20,15 @@ from safetensors.torch import load_file
 import training.fit
 import training.loop
 from scorequeue.errors import InputError, InternalError, UsageError
+from scorequeue.marks import read_holder
 from scorequeue.registry import Registry
-from tests.tiny import make_tiny_base
+from tests.tiny import make_tiny_base, publish_tiny
 from training import sample
 from training.checkpoints import DurableCheckpointIO, StepSeeds
 from training.config import FitConfig
+from training.curves import CurveRecorder, Curves
 from training.fit import FitResult, fit
-from training.runs import LAST, Run, find
+from training.runs import LAST, MARK_FILE, Run, find
 from training.sources import DEV_FILE, TRAIN_FILE
 
 STEPS = 13
@@ -136,9 +141,11 @@ def test_early_stopping_counts_on_through_a_resume(
     with pytest.raises(Stopped):
         fit(config)
 
-    result = fit(config, resume=find(LAST, runs=config.runs))
+    run = find(LAST, runs=config.runs)
+    result = fit(config, resume=run)
 
     assert [point.epoch for point in result.curves.epochs] == [1, 2, 3]
+    assert run.record.best == "best-epoch=0.ckpt", "the best one so far is known too: a tie is no gain"
 
 
 def test_log_files_have_no_gap_and_no_double_after_a_resume(stopped: FitConfig) -> None:
@@ -224,6 +231,121 @@ def test_a_run_at_work_is_left_alone(stopped: FitConfig) -> None:
             find(LAST, runs=stopped.runs)
         with pytest.raises(UsageError, match="is being fitted by another process"):
             fit(stopped, resume=Run(run.folder))
+
+
+def test_a_run_of_another_host_is_gone_on_with_when_its_holder_seems_dead(stopped: FitConfig) -> None:
+    """From here nobody can see whether that process lives; the message says how long that takes."""
+    run = find(LAST, runs=stopped.runs)
+    mark = run.folder / MARK_FILE
+    mark.write_text('{"host": "node-2", "pid": 7, "since": "2026-11-25T02:15:00+00:00", "token": "t"}')
+
+    said = r"\(process 7 on node-2 since .*\); wait for it to end, or 40 s if it was killed"
+    with pytest.raises(UsageError, match=said):
+        find(LAST, runs=stopped.runs)
+
+    os.utime(mark, (0, 0))
+    assert find(LAST, runs=stopped.runs).folder == run.folder
+
+
+def test_no_lock_of_the_file_system_is_needed(stopped: FitConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """runs/ may be on a volume of several hosts, where `flock` is refused, or known to one host alone."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+
+    with find(LAST, runs=stopped.runs) as run:
+        run.take()
+
+        with pytest.raises(UsageError, match="is being fitted by another process"):
+            Run(run.folder).take()
+
+
+@pytest.mark.parametrize("every_s", [0.0, 1e6])
+def test_a_fit_that_lost_its_run_publishes_nothing(
+    every_s: float, stopped: FitConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process was stopped for so long that another one goes on with the run: two would write the same files."""
+    run = find(LAST, runs=stopped.runs)
+    seeds = StepSeeds.on_train_batch_start
+
+    def losing(self: StepSeeds, trainer: Any, *rest: Any) -> None:
+        seeds(self, trainer, *rest)
+        if trainer.global_step == STEPS + 8:
+            (run.folder / MARK_FILE).write_text('{"host": "node-2", "pid": 7, "since": "", "token": "other"}')
+
+    monkeypatch.setattr(StepSeeds, "on_train_batch_start", losing)
+    with pytest.raises(UsageError, match="was taken over by another process while this one was stopped"):
+        fit(stopped.model_copy(update={"checkpoint_every_s": every_s}), resume=run)
+
+    assert Registry(stopped.registry).versions() == []
+    assert read_holder(run.folder / MARK_FILE).token == "other"
+
+
+def test_a_refused_resume_leaves_the_run_free(stopped: FitConfig) -> None:
+    with pytest.raises(UsageError, match="--epochs"):
+        fit(stopped.model_copy(update={"epochs": 3}), resume=find(LAST, runs=stopped.runs))
+
+    assert not find(LAST, runs=stopped.runs).is_taken()
+
+
+def test_a_damaged_run_is_not_in_the_way_of_an_older_one(stopped: FitConfig, tmp_path: Path) -> None:
+    run = find(LAST, runs=stopped.runs)
+    damaged = stopped.runs / "29991231T000000-torn"
+    damaged.mkdir()
+    (damaged / "run.json").write_text("{")
+
+    assert find(LAST, runs=stopped.runs).folder == run.folder
+
+    shutil.rmtree(run.folder)
+    with pytest.raises(UsageError, match=r"nothing to resume in .*29991231T000000-torn/run\.json cannot be read"):
+        find(LAST, runs=stopped.runs)
+
+
+def test_damaged_versions_are_not_in_the_way(stopped: FitConfig) -> None:
+    """They are looked at to see whether the run was published; what cannot be read was not this run's, just written."""
+    versions = [publish_tiny(stopped.registry) for _ in range(2)]
+    torn, broken = (Registry(stopped.registry).path(version) / "manifest.json" for version in versions)
+    torn.write_text("{")
+    broken.unlink()
+    broken.mkdir()
+
+    assert fit(stopped, resume=find(LAST, runs=stopped.runs)).version not in versions
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"steps": [{}], "epochs": []}', b"\xff", None])
+def test_lost_curves_do_not_keep_a_fit_from_being_published(
+    content: bytes | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder = CurveRecorder()
+    if content is not None:
+        (tmp_path / "curves.json").write_bytes(content)
+
+    recorder.read(tmp_path)
+
+    assert recorder.curves == Curves()
+    assert "curves.json cannot be read" in caplog.text
+
+
+def test_curves_are_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    """The record that names the best epoch is written behind them: a power cut must not leave half of them."""
+    recorder = CurveRecorder()
+    recorder.write(tmp_path)
+    before = (tmp_path / "curves.json").read_bytes()
+    points = [{"step": step, "train_loss": 0.5, "lr": 0.1} for step in range(10_000)]
+    recorder.load_state_dict({"steps": points, "epochs": []})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(InternalError, match=r"cannot write .*curves\.json: .*make room"):
+            recorder.write(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert (tmp_path / "curves.json").read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["curves.json"]
 
 
 def test_nothing_to_resume_says_so(tmp_path: Path) -> None:
