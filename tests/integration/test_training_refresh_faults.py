@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tests.tiny import make_tiny_base, publish_tiny, rows_that_suit
 from training import sample
 from training.config import FitConfig
 from training.refresh import refresh
+from training.runs import Run
 from training.sources import DEV_FILE, LABELS, TRAIN_FILE
 
 GOOD, FAIR, BAD = 0, 1, 2
@@ -115,6 +117,50 @@ def test_other_settings_do_not_take_the_version_that_was_not_judged(
     before = Registry(configure().registry).versions()
 
     assert refresh(configure(seed=1)).version not in before
+
+
+def test_a_version_that_its_run_does_not_know_of_is_judged_too(
+    configure: Callable[..., FitConfig], kill_at: Callable[[Any, str, FitConfig], None]
+) -> None:
+    """Killed between the version's rename and the note of it in the run's record."""
+    config = configure()
+    publish_tiny(config.registry)
+    kill_at(Run, "finish", config)
+    versions = Registry(config.registry).versions()
+
+    result = refresh(config)
+
+    assert result.version == versions[-1]
+    assert result.verdict is not None
+    assert Registry(config.registry).versions() == versions
+
+
+def test_a_killed_warm_start_is_left_alone_when_another_version_is_live(
+    configure: Callable[..., FitConfig], kill_at: Callable[[Any, str, FitConfig], None]
+) -> None:
+    config = configure(warm_start=True)
+    old, new = (publish_tiny(config.registry, seed=seed) for seed in (0, 1))
+    kill_at(training.fit, "publish", config)
+    Registry(config.registry).promote(new, expected=old, why="a person was faster")
+
+    result = refresh(config)
+
+    assert Registry(config.registry).manifest(str(result.version)).parent == new
+
+
+def test_a_killed_fit_is_left_alone_when_the_data_has_changed(
+    configure: Callable[..., FitConfig],
+    kill_at: Callable[[Any, str, FitConfig], None],
+    material: Path,
+    tmp_path: Path,
+) -> None:
+    config = configure(dataset=str(shutil.copytree(material, tmp_path / "data")))
+    kill_at(training.fit, "publish", config)
+    with (tmp_path / "data" / TRAIN_FILE).open("a") as file:
+        file.write("made\t1\t\tOne more.\n")
+
+    assert refresh(config).version is not None
+    assert len(list(config.runs.iterdir())) == 2
 
 
 def test_a_version_is_judged_again_where_what_is_live_changed_meanwhile(

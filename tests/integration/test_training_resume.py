@@ -124,6 +124,23 @@ def test_a_resumed_fit_ends_as_an_unbroken_one(
     assert result.curves == expected.curves
 
 
+def test_a_fit_that_stopped_while_it_validated_ends_as_an_unbroken_one(
+    unbroken, material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning does not resume exactly between an epoch's last step and its validation: nothing is saved there."""
+    expected, weights = unbroken
+    config = configure(material, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(CurveRecorder, "on_validation_end", lambda *_: (_ for _ in ()).throw(Stopped))
+        with pytest.raises(Stopped):
+            fit(config)
+
+    result = fit(config, resume=find(LAST, runs=config.runs))
+
+    assert all(torch.equal(found, weights[name]) for name, found in read_weights(tmp_path).items())
+    assert result.curves == expected.curves
+
+
 def test_a_run_that_was_moved_goes_on_all_the_same(unbroken, stopped: FitConfig, tmp_path: Path) -> None:
     """A volume is mounted elsewhere today; the best epoch so far must not be forgotten for that."""
     fit(stopped, resume=find(LAST, runs=stopped.runs))
@@ -282,6 +299,8 @@ def test_a_fit_that_lost_its_run_publishes_nothing(
 
     assert Registry(stopped.registry).versions() == []
     assert read_holder(run.folder / MARK_FILE).token == "other"
+    if every_s == 0:
+        assert DurableCheckpointIO().load_checkpoint(run.resume_file)["global_step"] == STEPS + 8, "the other's now"
 
 
 def test_a_refused_resume_leaves_the_run_free(stopped: FitConfig) -> None:
