@@ -15,7 +15,7 @@ __all__ = ["LoadedModel", "ModelShelf", "load_model", "make_fake_model"]
 
 log = logging.getLogger(__name__)
 
-POLL_S = 2.0
+POLL_S = 1.0
 """Seconds between two looks at ``current``."""
 
 RETRY_S = 30.0

@@ -309,39 +309,6 @@ def test_another_user_loads_what_is_kept_or_makes_a_model_for_itself(
     assert not list(shared.glob("scorequeue-openvino-*"))
 
 
-@pytest.mark.parametrize("is_first", [True, False])
-def test_only_a_conversion_beside_running_work_gives_way(folder: Path, tmp_path: Path, is_first: bool) -> None:
-    """Everybody waits for the first one."""
-    seen: set[int] = set()
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.01):
-            for child in psutil.Process().children():
-                try:
-                    if "worker.backends.converter" in child.cmdline() and child.num_threads() > 1:  # past its start
-                        seen.add(child.nice())
-                except psutil.Error:
-                    continue
-
-    watching = threading.Thread(target=watch)
-    watching.start()
-    try:
-        if is_first:
-            convert_to(tmp_path, folder)
-        else:
-            loading = threading.Thread(target=convert_to, args=(tmp_path, folder))
-            loading.start()
-            loading.join()
-    finally:
-        done.set()
-        watching.join()
-
-    began_at = psutil.Process().nice()
-    assert (convert.NICENESS + began_at in seen) is not is_first
-    assert seen
-
-
 def test_an_error_without_words_is_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A MemoryError has none. The converter tells it from a folder that cannot be loaded."""
 

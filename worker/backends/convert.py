@@ -11,7 +11,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -31,9 +30,6 @@ FORMAT = 1
 
 KEPT = 4
 """Converted models that stay on disk: 90 MB each for MiniLM, and a refresh may bring one a day."""
-
-NICENESS = 10
-"""Of a conversion beside running work: it gives way to scoring."""
 
 MAKING = ".making-"
 """Prefix of folders in which a model is being made."""
@@ -216,9 +212,7 @@ def _convert(folder: Path, target: Path, max_length: int) -> None:
 
 
 def _convert_apart(folder: Path, target: Path, max_length: int) -> None:
-    # The first version is loaded by the main thread, and everybody waits for it; later ones by another, beside scoring.
-    niceness = 0 if threading.current_thread() is threading.main_thread() else NICENESS
-    arguments = [str(folder.absolute()), str(target.absolute()), str(max_length), str(niceness)]
+    arguments = [str(folder.absolute()), str(target.absolute()), str(max_length)]
     command = [sys.executable, "-m", "worker.backends.converter", *arguments]
     theirs, ours = os.pipe()  # ours is closed when this process ends, however it ends, and the converter ends then
     try:

@@ -3,7 +3,7 @@
 It is one of its own because it needs torch and transformers, which the worker then never loads, it would hold the GIL
 for a second while the worker scores, and a checkpoint that crashes it takes nothing along::
 
-    python -m worker.backends.converter FOLDER TARGET MAX_LENGTH NICENESS
+    python -m worker.backends.converter FOLDER TARGET MAX_LENGTH
 
 It ends when its standard input does, which its worker holds open: nothing goes on converting for a worker that is dead.
 """
@@ -104,5 +104,4 @@ def _end_with_parent(target: Path) -> None:
 if __name__ == "__main__":
     _target = Path(sys.argv[2])
     threading.Thread(target=_end_with_parent, args=(_target,), name="parent", daemon=True).start()
-    os.nice(int(sys.argv[4]))
     sys.exit(main(Path(sys.argv[1]), _target, int(sys.argv[3])))
