@@ -18,11 +18,12 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from scorequeue.errors import GateRefusedError, InternalError, MarkHeldError, VerificationError
+from scorequeue.errors import GateRefusedError, InputError, InternalError, MarkHeldError, VerificationError
 from scorequeue.logs import fields
 from scorequeue.marks import Mark, read_holder
 from scorequeue.registry import Registry
 from training import sources
+from training.checkpoints import DurableCheckpointIO
 from training.config import FitConfig
 from training.fit import find_published, fit
 from training.gate import Verdict
@@ -69,7 +70,7 @@ def refresh(config: FitConfig, *, console: Console | None = None, wait_s: float 
         wait_s: Seconds to wait for another refresh of this registry.
 
     Raises:
-        VerificationError: What was live is not known: ``current`` is damaged or gone. Nothing is fitted.
+        VersionError: What is live is not known, not there or damaged. Nothing is fitted.
         ScorequeueError: The fit failed, see `training.fit.fit`, or the version cannot be judged; what was live stays.
     """
     registry = Registry(config.registry)
@@ -81,13 +82,15 @@ def refresh(config: FitConfig, *, console: Console | None = None, wait_s: float 
         if loss := registry.loss():
             raise VerificationError(loss)  # before hours of fitting: nothing could be compared with what was live
         previous = registry.pointed()
+        if previous is not None:
+            registry.verify(previous)  # the same: a scheduler should hear of it, not of a version that was refused
         if previous is None and config.warm_start:
             log.info("nothing is current yet: the fit starts from the base model", extra=fields("cold_start"))
             config = config.model_copy(update={"warm_start": False})
         version = _fit(registry, config, console=console)
         if version is None:
             return Refreshed(None, promoted=False, reason="a fast dev run publishes nothing", previous=previous)
-        if not mark.is_held():
+        if not mark.is_held() and registry.pointed() != version:
             reason = f"another refresh took over while this one was stopped; {version} is published, not promoted"
             return Refreshed(version, promoted=False, reason=reason, previous=previous)
         return _judge(registry, version, config=config)
@@ -119,12 +122,25 @@ def _fit(registry: Registry, config: FitConfig, *, console: Console | None) -> s
     published = set(registry.versions())
     for run in _find_alike(registry, config):
         version = run.record.version
-        if version is None and run.is_resumable:
+        if version is None and run.is_resumable and _is_whole(run):
             return find_published(registry, run) or fit(config, resume=run, console=console).version
         if version in published - judged:
             log.info("an earlier refresh did not judge its version", extra=fields("refresh_judges", version=version))
             return version
     return fit(config, console=console).version
+
+
+def _is_whole(run: Run) -> bool:
+    """Whether a run's checkpoint can be read; one that a disk has damaged must not keep every later refresh out."""
+    file = run.resume_file if run.record.best is None else run.checkpoints / run.record.best
+    try:
+        DurableCheckpointIO().load_checkpoint(file)
+    except InputError as error:
+        log.warning(
+            "a killed fit is not gone on with", extra=fields("refresh_leaves", run=str(run.folder), error=str(error))
+        )
+        return False
+    return True
 
 
 def _find_alike(registry: Registry, config: FitConfig) -> Iterable[Run]:

@@ -12,7 +12,7 @@ import pytest
 import training.fit
 import training.promote
 import training.refresh
-from scorequeue.errors import InternalError, MarkHeldError
+from scorequeue.errors import InternalError, MarkHeldError, VersionError
 from scorequeue.marks import read_holder
 from scorequeue.registry import Registry
 from tests.tiny import make_tiny_base, publish_tiny, rows_that_suit
@@ -107,6 +107,37 @@ def test_a_version_that_was_not_judged_is_judged_by_the_next_refresh(
     assert (judged.version, after[-1]) == (unjudged, unjudged)
     assert judged.verdict is not None
     assert fitted.version not in after, "one that was judged is done with"
+
+
+def test_a_killed_fit_whose_checkpoint_is_damaged_is_begun_anew(
+    configure: Callable[..., FitConfig], kill_at: Callable[[Any, str, FitConfig], None]
+) -> None:
+    """It would keep every later refresh out: the same settings find the same run again each night."""
+    kill_at(training.fit, "publish", configure())
+    (damaged,) = configure().runs.rglob("best-*.ckpt")
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+
+    result = refresh(configure())
+
+    assert result.promoted
+    assert len(list(configure().runs.iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", ["altered", "missing"])
+def test_a_damaged_champion_ends_a_refresh_before_it_fits(damage: str, configure: Callable[..., FitConfig]) -> None:
+    """Refused versions every night, each with exit 0, would hide it."""
+    config = configure()
+    registry = Registry(config.registry)
+    champion = registry.path(publish_tiny(config.registry))
+    if damage == "missing":
+        shutil.rmtree(champion)
+    else:
+        (champion / "config.json").write_text("{}")
+
+    with pytest.raises(VersionError, match=champion.name):
+        refresh(config)
+
+    assert not config.runs.exists()
 
 
 def test_other_settings_do_not_take_the_version_that_was_not_judged(
