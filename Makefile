@@ -36,8 +36,8 @@ setup: $(VENV)/.dev ## make .venv with everything in it
 demo: $(VENV)/.demo ## train, start a worker, score 30 sentences, show the verdicts
 	@$(BIN)/python deploy/demo/demo.py
 
-test: $(VENV)/.dev ## the whole test suite
-	@$(BIN)/python -m pytest
+test: $(VENV)/.dev ## the whole test suite, a file at a time in each of two processes
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.dev ## style, formatting, import rules
 	@$(BIN)/ruff check .
