@@ -13,12 +13,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from scorequeue.incoming import INCOMING
 from scorequeue.registry import Registry
 
 ABANDONED_S = 86_400.0
 """A publish that has written nothing for a day was killed."""
 
-PRUNED, INCOMING = ".pruned-", ".incoming-"
+PRUNED = ".pruned-"
+"""Prefix of folders that a prune is about to delete."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,6 @@ import logging
 import os
 import re
 import secrets
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -28,10 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from scorequeue.errors import GateRefusedError, InternalError, MarkHeldError, VerificationError, VersionNotFoundError
-from scorequeue.folders import check_contents, copy_file, hash_file, list_files, sync_folder, write_synced
+from scorequeue.folders import sync_folder, write_synced
 from scorequeue.history import append_history, read_history, way_back
+from scorequeue.incoming import write_version
 from scorequeue.logs import fields
-from scorequeue.manifest import MANIFEST_NAME, REPORT_NAME, GoldenSentence, HistoryEntry, Manifest, ManifestDraft
+from scorequeue.manifest import GoldenSentence, HistoryEntry, Manifest, ManifestDraft
 from scorequeue.marks import Mark
 from scorequeue.verification import read_manifest, verify_folder
 
@@ -186,43 +186,15 @@ class Registry:
             VerificationError: The folder holds pickled weights, or lacks a file or the label map.
             InternalError: The registry cannot be written, for instance because the disk is full.
         """
-        folder = Path(folder)
-        made_here = {MANIFEST_NAME} if report is None else {MANIFEST_NAME, REPORT_NAME}
-        names = [name for name in list_files(folder) if name not in made_here]
-        check_contents(folder, names, labels=draft.labels)
         created_at = self._now()
-        aside = self._versions / f".incoming-{secrets.token_hex(8)}"
-        writing = ""
-        try:
-            aside.mkdir(parents=True)
-            files = {}
-            for name in names:
-                writing = name
-                files[name] = copy_file(folder / name, aside / name)
-            writing = MANIFEST_NAME
-            version = self._next_name(created_at)
-            manifest = Manifest(
-                **draft.model_dump(exclude={"format", "version", "created_at", "files"}),
-                version=version,
-                created_at=created_at,
-                files=files,
-            )
-            if report is not None:
-                write_synced(aside / REPORT_NAME, report(manifest))
-                files = files | {REPORT_NAME: hash_file(aside / REPORT_NAME)}
-                manifest = manifest.model_copy(update={"files": files})
-            write_synced(aside / MANIFEST_NAME, manifest.model_dump_json(indent=2) + "\n")
-            for inner in {aside, *((aside / name).parent for name in names)}:
-                sync_folder(inner)
-            aside.rename(self._versions / version)
-            sync_folder(self._versions)
-        except OSError as error:
-            raise InternalError(
-                f"cannot publish {writing or 'anything'} to {self._versions}: {error.strerror}; make room "
-                "(`training prune`) or fix its rights, and run it again"
-            ) from error
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+        version = write_version(
+            self._versions,
+            Path(folder),
+            draft=draft,
+            created_at=created_at,
+            make_name=lambda: self._next_name(created_at),
+            report=report,
+        )
         if not self._current.exists():
             # Another trainer's first version may be faster; this one is published all the same.
             try:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -32,3 +34,19 @@ def redis_url(redis_server: RedisServer) -> str:
 @pytest.fixture
 def namespace() -> str:
     return f"test-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Mount a disk of so many bytes."""
+    disk = tmp_path / "disk"
+
+    def mount(size: int) -> Path:
+        disk.mkdir()
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], capture_output=True)
+        if done.returncode:
+            pytest.skip("nothing can be mounted here")
+        return disk
+
+    yield mount
+    subprocess.run(["umount", disk], capture_output=True)

@@ -12,7 +12,7 @@ In order, and why::
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -118,16 +118,27 @@ def _fit(registry: Registry, config: FitConfig, *, console: Console | None) -> s
     """Publish a version; that of a killed refresh, if it was killed in between of publishing and judging."""
     if config.fast_dev_run:
         return fit(config, console=console).version
-    judged = {entry.to_version for entry in registry.history()}
-    published = set(registry.versions())
-    for run in _find_alike(registry, config):
+    unjudged = set(registry.versions()) - {entry.to_version for entry in registry.history()}
+    parent = registry.pointed() if config.warm_start else None
+    fingerprint = None
+    for run in find_alike(config.model_dump(mode="json"), parent=parent, runs=config.runs):
         version = run.record.version
-        if version is None and run.is_resumable and _is_whole(run):
-            return find_published(registry, run) or fit(config, resume=run, console=console).version
-        if version in published - judged:
+        if version not in unjudged and not (version is None and run.is_resumable):
+            continue
+        fingerprint = fingerprint or _read_fingerprint(config)  # only where it matters: the fit reads the data anyway
+        if run.record.fingerprint != fingerprint:
+            continue
+        if version is not None:
             log.info("an earlier refresh did not judge its version", extra=fields("refresh_judges", version=version))
             return version
+        if _is_whole(run):
+            return find_published(registry, run) or fit(config, resume=run, console=console).version
     return fit(config, console=console).version
+
+
+def _read_fingerprint(config: FitConfig) -> str:
+    data = sources.load(config.dataset, seed=config.seed, text_field=config.text_field, label_field=config.label_field)
+    return str(data.describe()["fingerprint"])
 
 
 def _is_whole(run: Run) -> bool:
@@ -141,16 +152,6 @@ def _is_whole(run: Run) -> bool:
         )
         return False
     return True
-
-
-def _find_alike(registry: Registry, config: FitConfig) -> Iterable[Run]:
-    if not config.runs.is_dir():
-        return ()
-    data = sources.load(config.dataset, seed=config.seed, text_field=config.text_field, label_field=config.label_field)
-    parent = registry.pointed() if config.warm_start else None
-    return find_alike(
-        config.model_dump(mode="json"), fingerprint=str(data.describe()["fingerprint"]), parent=parent, runs=config.runs
-    )
 
 
 def _judge(registry: Registry, version: str, *, config: FitConfig) -> Refreshed:

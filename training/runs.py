@@ -246,12 +246,11 @@ def find(which: str, *, runs: Path) -> Run:
     return run
 
 
-def find_alike(settings: Mapping[str, Any], *, fingerprint: str, parent: str | None, runs: Path) -> Iterator[Run]:
-    """Runs that do, or did, what these settings would do anew, the newest first; without those that are at work.
+def find_alike(settings: Mapping[str, Any], *, parent: str | None, runs: Path) -> Iterator[Run]:
+    """Runs with the same settings and start, the newest first; without those that are at work. Their data may differ.
 
     Args:
         settings: Plain values by name.
-        fingerprint: Of the dataset.
         parent: The version to start from, where it is not the base model.
         runs: Where to look.
     """
@@ -261,9 +260,7 @@ def find_alike(settings: Mapping[str, Any], *, fingerprint: str, parent: str | N
             run = Run(folder)
         except InputError:  # another program's, or damaged: nothing to go on with
             continue
-        record = run.record
-        is_alike = (record.settings, record.fingerprint, record.parent) == (wanted, fingerprint, parent)
-        if is_alike and not run.is_taken():
+        if (run.record.settings, run.record.parent) == (wanted, parent) and not run.is_taken():
             yield run
 
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -121,22 +121,6 @@ def check_alone(registry: Registry, other: subprocess.Popen[str], seed: int) -> 
         raise AssertionError(f"seed {seed}: {error}") from error
     finally:
         other.send_signal(signal.SIGCONT)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """Mount a disk of so many bytes."""
-    disk = tmp_path / "disk"
-
-    def mount(size: int) -> Path:
-        disk.mkdir()
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], capture_output=True)
-        if done.returncode:
-            pytest.skip("nothing can be mounted here")
-        return disk
-
-    yield mount
-    subprocess.run(["umount", disk], capture_output=True)
 
 
 def training(registry: Registry, *arguments: str, code: int) -> str:

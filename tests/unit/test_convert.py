@@ -73,22 +73,6 @@ def shared() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """Mount a disk of so many bytes."""
-    disk = tmp_path / "disk"
-
-    def mount(size: int) -> Path:
-        disk.mkdir()
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], capture_output=True)
-        if done.returncode:
-            pytest.skip("nothing can be mounted here")
-        return disk
-
-    yield mount
-    subprocess.run(["umount", disk], capture_output=True)
-
-
 def convert_to(cache: Path, folder: Path) -> Path:
     with convert.converted(folder, cache, max_length=64) as ready:
         return ready
