@@ -8,9 +8,9 @@ order chunks finish all through the window instead of all at its end.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -135,13 +135,11 @@ class Window(Generic[T]):
 
     Attributes:
         lane: The lane of all its chunks.
-        group: What its rows share, so that they may share a batch: the model version.
         tickets: The caller's names of the chunks, in order of arrival.
         bounds: Where each chunk's rows begin in the window, and the end: ``len(tickets) + 1`` positions.
     """
 
     lane: Lane
-    group: Hashable
     tickets: tuple[T, ...]
     bounds: Ints
 
@@ -164,11 +162,9 @@ class Pick(Generic[T]):
     """The next batch: rows of one window, or express rows and the bulk rows that fill them up.
 
     Attributes:
-        group: The group of all its rows.
         parts: At least one, none empty.
     """
 
-    group: Hashable
     parts: tuple[Part[T], ...]
 
     @property
@@ -176,64 +172,58 @@ class Pick(Generic[T]):
         """Rows in all parts."""
         return sum(len(part.positions) for part in self.parts)
 
-    def halves(self) -> tuple[Pick[T], Pick[T]]:
-        """Split into two picks of at least one row each; needs two rows or more."""
-        left: list[Part[T]] = []
-        right: list[Part[T]] = []
-        room = self.rows // 2
+    def cut(self, rows: int) -> list[Pick[T]]:
+        """Split into picks of at most so many rows, in their order."""
+        picks: list[list[Part[T]]] = [[]]
+        room = rows
         for part in self.parts:
-            for side, positions in ((left, part.positions[:room]), (right, part.positions[room:])):
-                if len(positions):
-                    side.append(Part(part.window, positions))
-            room = max(0, room - len(part.positions))
-        return Pick(self.group, tuple(left)), Pick(self.group, tuple(right))
+            start = 0
+            while start < len(part.positions):
+                if room == 0:
+                    picks.append([])
+                    room = rows
+                taken = part.positions[start : start + room]
+                picks[-1].append(Part(part.window, taken))
+                start, room = start + len(taken), room - len(taken)
+        return [Pick(tuple(parts)) for parts in picks]
 
-
-def pick_alone(ticket: T, *, lane: Lane, group: Hashable) -> Pick[T]:
-    """Return the pick of a chunk of one row that runs by itself."""
-    window = Window(lane, group, (ticket,), np.array([0, 1], dtype=np.int64))
-    return Pick(group, (Part(window, np.zeros(1, dtype=np.int64)),))
+    def row(self, position: int) -> Pick[T]:
+        """Return the pick of one of its rows alone."""
+        return self.cut(1)[position]
 
 
 class RowQueue(Generic[T]):
-    """Rows that wait for the device, and the rule that says which go next.
+    """Rows of one model that wait for the device, and the rule that says which go next.
 
     A chunk is *waiting* (in order of arrival, per lane), then its rows are *open* (sorted in the lane's window), then
     *picked*. A lane has at most one open window, and a new one opens only when all rows of the last one are picked, so
-    rows of a window go before those that came later. A window has chunks of one group only: the group of the chunk that
-    has waited longest, and other waiting chunks of that group.
+    rows of a window go before those that came later.
 
     Express goes first, yet bulk gets every fourth batch at least while express has enough for itself.
 
     Args:
-        token_budget: Says how many padded tokens a batch of a group may have now, or a number for all groups.
+        token_budget: Padded tokens that a batch may have; may be set anew between picks.
         max_rows: Most rows in a batch.
         window_rows: Rows at which a bulk window takes no further chunk; may be set anew between picks.
     """
 
-    def __init__(self, *, token_budget: Callable[[Any], int] | int, max_rows: int, window_rows: int) -> None:
-        self._budget_of = token_budget if callable(token_budget) else lambda _: token_budget
+    def __init__(self, *, token_budget: int, max_rows: int, window_rows: int) -> None:
+        self.token_budget = token_budget
         self.max_rows = max_rows
         self.window_rows = window_rows
-        self._waiting: dict[Lane, deque[tuple[T, Hashable, npt.NDArray[np.integer]]]] = {lane: deque() for lane in Lane}
+        self._waiting: dict[Lane, deque[tuple[T, npt.NDArray[np.integer]]]] = {lane: deque() for lane in Lane}
         self._open: dict[Lane, _OpenWindow[T] | None] = dict.fromkeys(Lane)
         self._express_turns = 0
 
-    def add(self, ticket: T, *, lane: Lane, group: Hashable, lengths: npt.NDArray[np.integer]) -> None:
+    def add(self, ticket: T, *, lane: Lane, lengths: npt.NDArray[np.integer]) -> None:
         """Let a chunk wait.
 
         Args:
             ticket: The caller's name of the chunk, given back in windows.
             lane: Its lane.
-            group: Only rows of equal groups share a batch.
             lengths: Tokens per row; at least one row.
         """
-        self._waiting[lane].append((ticket, group, lengths))
-
-    def has_rows(self, lane: Lane) -> bool:
-        """Say whether rows of a lane wait."""
-        opened = self._open[lane]
-        return bool(self._waiting[lane]) or (opened is not None and not opened.is_empty)
+        self._waiting[lane].append((ticket, lengths))
 
     def next_pick(self) -> Pick[T] | None:
         """Take the rows that go next; None when no row waits."""
@@ -245,20 +235,19 @@ class RowQueue(Generic[T]):
             pick = self._pick_express(express, bulk)
             self._express_turns = self._express_turns + 1 if bulk is not None and len(pick.parts) == 1 else 0
         else:
-            pick = bulk.pick(self._budget_of(bulk.window.group), self.max_rows)
+            pick = bulk.pick(self.token_budget, self.max_rows)
             self._express_turns = 0
         return pick
 
     def _pick_express(self, express: _OpenWindow[T], bulk: _OpenWindow[T] | None) -> Pick[T]:
-        token_budget = self._budget_of(express.window.group)
-        pick = express.pick(token_budget, self.max_rows)
-        if bulk is None or bulk.window.group != pick.group:
+        pick = express.pick(self.token_budget, self.max_rows)
+        if bulk is None:
             return pick
         # A batch of one sentence costs the device nearly as much as one of twenty, so bulk rows ride along.
         width = express.last_width
-        fill = min(int(token_budget * TOP_UP) // width, self.max_rows) - pick.rows
+        fill = min(int(self.token_budget * TOP_UP) // width, self.max_rows) - pick.rows
         extra = bulk.take_fitting(width, fill) if fill > 0 else None
-        return Pick(pick.group, (*pick.parts, extra)) if extra else pick
+        return Pick((*pick.parts, extra)) if extra else pick
 
     def _opened(self, lane: Lane) -> _OpenWindow[T] | None:
         opened = self._open[lane]
@@ -268,34 +257,22 @@ class RowQueue(Generic[T]):
 
     def _open_next(self, lane: Lane) -> _OpenWindow[T] | None:
         waiting = self._waiting[lane]
-        if not waiting:
-            return None
         most = self.window_rows if lane is Lane.BULK else min(self.window_rows, EXPRESS_WINDOW_ROWS)
-        group = waiting[0][1]
         taken: list[tuple[T, npt.NDArray[np.integer]]] = []
-        passed_over = []
         rows = 0
-        while waiting and rows < most:
-            ticket, its_group, lengths = waiting.popleft()
-            if its_group != group:
-                passed_over.append((ticket, its_group, lengths))
-            elif taken and rows + len(lengths) > most:
-                waiting.appendleft((ticket, its_group, lengths))
-                break
-            else:
-                taken.append((ticket, lengths))
-                rows += len(lengths)
-        waiting.extendleft(reversed(passed_over))
-        return _OpenWindow(lane, group, taken)
+        while waiting and (not taken or rows + len(waiting[0][1]) <= most):
+            taken.append(waiting.popleft())
+            rows += len(taken[-1][1])
+        return _OpenWindow(lane, taken) if taken else None
 
 
 class _OpenWindow(Generic[T]):
     """A window and those of its rows that are not picked yet, shortest first."""
 
-    def __init__(self, lane: Lane, group: Hashable, chunks: list[tuple[T, npt.NDArray[np.integer]]]) -> None:
+    def __init__(self, lane: Lane, chunks: list[tuple[T, npt.NDArray[np.integer]]]) -> None:
         bounds = np.zeros(len(chunks) + 1, dtype=np.int64)
         np.cumsum([len(lengths) for _, lengths in chunks], out=bounds[1:])
-        self.window = Window(lane, group, tuple(ticket for ticket, _ in chunks), bounds)
+        self.window = Window(lane, tuple(ticket for ticket, _ in chunks), bounds)
         lengths = np.concatenate([lengths for _, lengths in chunks]) if len(chunks) > 1 else chunks[0][1]
         self._positions: Ints = np.argsort(lengths, kind="stable")
         self._lengths = lengths[self._positions].astype(np.int64)
@@ -309,7 +286,7 @@ class _OpenWindow(Generic[T]):
         rows = batch_size(self._lengths, token_budget=token_budget, max_rows=max_rows)
         self.last_width = padded_width(int(self._lengths[rows - 1]))
         part = self._take(0, rows)
-        return Pick(self.window.group, (part,))
+        return Pick((part,))
 
     def take_fitting(self, width: int, rows: int) -> Part[T] | None:
         """Take up to ``rows`` of the rows of at most ``width`` tokens, the longest; None if there are none."""

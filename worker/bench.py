@@ -22,10 +22,10 @@ from scorequeue.registry import Registry
 from worker.backends import DeviceFullError, Scores, pad_rows
 from worker.batching import plan_batches
 from worker.cpu import has_native_bfloat16
-from worker.loading import LoadedModel, load_model
+from worker.device.loading import LoadedModel, load_model
+from worker.device.sweep import Point, budget_key, keep, measure
 from worker.scorer import MAX_ROWS
 from worker.settings import WorkerSettings
-from worker.sweep import Point, budget_key, keep, measure
 
 LEAST_ROWS = 2_048
 """Rows that are scored for the speed: sentences are repeated until there are so many."""
@@ -240,7 +240,7 @@ def score_all(model: LoadedModel, texts: Sequence[str], *, budget: int) -> tuple
     Returns:
         Scores float32 (texts, labels), tokens, and tokens with padding.
     """
-    rows = model.encode(texts)
+    rows = model.tokenizer.encode(texts)
     scores = np.empty((rows.rows, len(model.labels)), np.float32)
     padded_tokens = 0
     flights: list[tuple[Any, Any]] = []

@@ -227,6 +227,8 @@ def main() -> NoReturn:
     """Entry point of the ``worker`` command."""
     # Read when torch is loaded, which may be to look for a GPU: see worker/backends/torch.py, which comes later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Chunks are tokenised several at once, each by one thread.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     cli(prog_name="worker")
     sys.exit(0)
 

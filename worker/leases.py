@@ -49,6 +49,7 @@ class LeaseKeeper:
         worker_id: Random for each start of a process.
         lanes: Lanes that this worker listens on.
         about: What the worker says of itself, asked anew at each heartbeat.
+        watch: Called before each heartbeat; ends the worker if a part of it is stuck.
         on_fatal: Called with what a thread did not expect; the worker must end then, for leases to run out.
     """
 
@@ -59,9 +60,11 @@ class LeaseKeeper:
         *,
         lanes: tuple[Lane, ...],
         about: Callable[[], dict[str, Any]],
+        watch: Callable[[], None],
         on_fatal: Callable[[BaseException], None],
     ) -> None:
         self._ledger = ledger
+        self._watch = watch
         self._worker_id = worker_id
         self._lanes = lanes
         self._about = about
@@ -75,7 +78,6 @@ class LeaseKeeper:
         self._stopping = threading.Event()
         self._beat_now = threading.Event()
         self._is_reachable = True
-        self._moved_at = 0.0
         self._has_failed = False
         self._heartbeat = threading.Thread(target=self._guard, args=(self._beat_on,), name="heartbeat", daemon=True)
         self._committer = threading.Thread(target=self._guard, args=(self._write,), name="committer", daemon=True)
@@ -84,16 +86,6 @@ class LeaseKeeper:
     def held(self) -> int:
         """How many leases are held."""
         return len(self._held)
-
-    @property
-    def lease_s(self) -> float:
-        """Seconds of a lease: a lost one is held until the next sign of life, a third of it later, says so."""
-        return self._ledger.lease_ms / 1000
-
-    @property
-    def moved_at(self) -> float:
-        """When a chunk was last claimed, finished or committed, on the monotonic clock; 0 before the first."""
-        return self._moved_at
 
     @property
     def is_behind(self) -> bool:
@@ -118,12 +110,8 @@ class LeaseKeeper:
 
     def hold(self, leases: Iterable[Lease]) -> None:
         """Renew these from now on."""
-        claimed = list(leases)
-        if not claimed:  # an empty claim is no sign that anything moves
-            return
         with self._lock:
-            self._held.update(claimed)
-            self._moved_at = time.monotonic()
+            self._held.update(leases)
 
     def give_up_claim(self, token: str) -> None:
         """Give back, when Redis answers, what a claim without an answer has leased."""
@@ -135,7 +123,6 @@ class LeaseKeeper:
         """Commit a scored chunk soon. Never blocks: the scorer calls it."""
         with self._changed:
             self._finished.append(finished)
-            self._moved_at = time.monotonic()
             self._changed.notify()
 
     def release(self, leases: Iterable[Lease], *, timeout_s: float = RELEASE_S) -> None:
@@ -215,6 +202,7 @@ class LeaseKeeper:
                 self._note_reachable(True)
 
     def _beat(self) -> None:
+        self._watch()
         with self._lock:
             held, unanswered = list(self._held), list(self._unanswered)
         if unanswered:
@@ -258,8 +246,7 @@ class LeaseKeeper:
                 for finished in batch:
                     self._finished.popleft()
                     self._held.discard(finished.lease)
-                self._moved_at = time.monotonic()
-                self._changed.notify_all()
+                    self._changed.notify_all()
             tell_unwanted(batch, outcomes)
 
     def _commit(self, commits: list[Commit]) -> list[str] | None:

@@ -1,135 +1,137 @@
-"""The one thread that owns the device: chunks of tokenised rows in, scores out as soon as a chunk is whole.
+"""One version's rows: which go through the model together, what comes back, and what to do when a batch fails.
 
-It executes what ``intake.Intake`` hands out. While the device works rows gather, so batches grow by themselves under
-load and a lone sentence on an idle system runs at once.
+    submit -> rows wait, by lane -> batch (``batching.RowQueue``) -> device process -> scores -> on_done per chunk
+
+Who brings work also gives the device process its next batch, if there is room for one; the scorer's thread waits for
+answers and gives it the following ones. While the device works rows gather, so batches grow by themselves under load,
+and a lone sentence on an idle system runs at once.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
-from contextlib import AbstractContextManager
-from dataclasses import replace
+from concurrent.futures import Future
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from scorequeue.errors import DeviceSickError, RedisUnavailableError
-from scorequeue.jobs import Lane
+from scorequeue.errors import DeviceSickError, ScorequeueError, StoppingError
+from scorequeue.jobs import ErrorCode, RowError
 from scorequeue.logs import fields
-from worker.backends import DeviceFullError, PaddedBatch, Scores
+from worker.backends import Scores
 from worker.batching import Pick, RowQueue
 from worker.budget import TokenBudget
-from worker.intake import WINDOW_ROWS, Intake
-from worker.loading import LoadedModel, check_shape
+from worker.child import ChildLostError
+from worker.device.messages import BatchFailed, Loaded, Scored
+from worker.device.process import DeviceProcess
+from worker.room import LEAST_WINDOW_ROWS, Room
 from worker.stats import ScorerStats
-from worker.suspects import Notes, SuspectChunk
-from worker.windows import ChunkScores, ChunkWork, Flight, WindowTables, model_of, row_of
+from worker.tokenizing import TokenizerFiles, opened
+from worker.windows import ChunkWork, WindowTables
 
-__all__ = ["ChunkScores", "ChunkWork", "Scorer", "ScorerStats"]
-
-log = logging.getLogger(__name__)
-
-LEAST_WINDOW_ROWS = 2_048
-"""Fewest rows of a window, however slow the device: with 1,024 padding alone costs 2 % of the speed."""
+MOST_WINDOW_ROWS = 131_072
+"""Most rows that are sorted together: padding falls with it (docs/performance.md), the wait of other jobs grows."""
 
 WINDOW_S = 2.0
 """Seconds of the device that a window should last at most."""
 
-MAX_ROWS = 4_096
+MAX_ROWS = 16_384
 """Most rows in a batch, whatever the token budget."""
+
+SINGLY = 256
+"""Rows of a lost batch that are tried one by one, because each further loss costs a start of the process; of a larger
+batch, groups first."""
 
 TRACES = 10
 """Failed rows whose trace is logged: a whole job of them would bury everything else."""
 
+_LOOK_S = 0.25
+_IDLE_LOOK_S = 1.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Flight:
+    """A batch that the device process has."""
+
+    pick: Pick[ChunkWork]
+    tokens: int
+    padded_tokens: int
+    begun_at: float
+
 
 class Scorer:
-    """Scores chunks on one device.
+    """Scores chunks with one version.
 
-    States: *new* until ``start``; *running*; *draining* after ``drain``: the batch on the device is finished and the
-    chunks that it completes are passed on, no other batch begins; *sick* when golden sentences fail, or Redis refuses
-    to note a suspect row: nothing more is scored, and ``on_sick`` is called once. After both the thread ends and the
-    scorer is *closed*: ``submit`` refuses, ``drain`` gives back the keys of chunks that were not passed on.
+    States: *loading* from ``start`` until ``loaded`` is set; *running*; *recovering* while the rows of failed or lost
+    batches are tried again, nothing else beside them; *closed* after ``drain``: what the device process has is
+    finished, nothing else begins, and ``submit`` refuses.
 
-    A batch that raises is cut in half until the guilty row stands alone. It fails only if the golden sentences of its
-    version pass right then, and, where the device had no memory for it, if it has none a second time.
-
-    Suspect chunks go ahead of bulk: one row at a time, with nothing else on the device and the row noted before.
-    Express batches may run in between, with none noted.
+    A batch that raises is cut in half until the guilty row stands alone, and that row fails if the golden sentences
+    pass right then. A batch that is lost with its process, because it ended or hung, is tried again row by row: a row
+    that ends the process twice alone fails. If the golden sentences of a fresh process fail, the device is sick.
 
     Args:
-        on_sick: Called in the scorer's thread with the reason. Release everything and exit.
-        token_budget: Most padded tokens in a batch of a version that has no budget of its own; less while the device
-            has no memory for so many.
-        window_rows: Most rows that are sorted together.
-        window_s: Seconds that a window should last at most; None for no such limit.
+        version: The version's name.
+        labels: Its labels, in the order of the scores.
+        files: Its tokenizer.
+        device: Its device process, not started yet.
+        room: Told of rows that are scored.
+        on_sick: Called once in the scorer's thread with the reason. Release everything and exit.
         max_rows: Most rows in a batch.
-        notes: Where the rows of suspect chunks are noted; None where there are no such chunks.
     """
 
     def __init__(
         self,
+        version: str,
         *,
-        on_sick: Callable[[DeviceSickError | RedisUnavailableError], None],
-        token_budget: int,
-        window_rows: int = WINDOW_ROWS,
-        window_s: float | None = WINDOW_S,
+        labels: tuple[str, ...],
+        files: TokenizerFiles,
+        device: DeviceProcess,
+        room: Room,
+        on_sick: Callable[[Exception], None],
         max_rows: int = MAX_ROWS,
-        notes: Notes | None = None,
     ) -> None:
+        self.version = version
+        self.labels = labels
+        self.files = files
+        self.device = device
+        self.stats = ScorerStats()
+        self.loaded: Future[Loaded] = Future()
+        self._room = room
         self._on_sick = on_sick
-        self._most_window_rows = window_rows
-        self._window_s = window_s
-        self._budget = self._own_budget = TokenBudget(token_budget)
-        least = window_rows if window_s is None else min(window_rows, LEAST_WINDOW_ROWS)
-        self._queue: RowQueue[ChunkWork] = RowQueue(
-            token_budget=lambda model: self._budget_of(model).tokens, max_rows=max_rows, window_rows=least
-        )
-        self._intake = Intake(self._queue, most_window_rows=window_rows, notes=notes)
-        self._tables = WindowTables()
-        self._stats = ScorerStats()
-        self._thread = threading.Thread(target=self._run, name="scorer", daemon=True)
-
-    @property
-    def stats(self) -> ScorerStats:
-        """What was done so far."""
-        return self._stats
+        self._queue: RowQueue[ChunkWork] = RowQueue(token_budget=0, max_rows=max_rows, window_rows=LEAST_WINDOW_ROWS)
+        self._depth = 0
+        self._lock = threading.Lock()
+        self._held: dict[Hashable, ChunkWork] = {}
+        self._in_flight: deque[Flight] = deque()
+        self._failed: list[tuple[Pick[ChunkWork], BatchFailed | None]] = []
+        self._is_recovering = False
+        self._is_closed = False
+        self._busy_since = self._ended_at = 0.0
+        self._silent_looks = 0
+        self._thread = threading.Thread(target=self._run, name=f"scorer-{version}", daemon=True)
 
     @property
     def token_budget(self) -> int:
-        """Padded tokens per batch, as it is now for the version that ran last."""
-        return self._budget.tokens
-
-    @property
-    def window_rows(self) -> int:
-        """Rows that are sorted together, as it is now."""
-        return self._queue.window_rows
+        """Padded tokens in a batch, as it is now."""
+        return self._queue.token_budget
 
     @property
     def is_idle(self) -> bool:
-        """Whether no row waits or is on the device."""
-        return self._intake.is_idle
+        """Whether no chunk is held."""
+        return not self._held
 
-    @property
-    def suspects(self) -> int:
-        """Suspect chunks in hand."""
-        return self._intake.suspects
-
-    def stalled_s(self, now: float) -> float:
-        """Seconds since the device last gave a sign of life, or got something to do after a pause; 0 while it has none.
-
-        Args:
-            now: The monotonic clock.
-        """
-        busy_since = self._intake.busy_since
-        return 0.0 if busy_since is None else max(0.0, now - max(busy_since, self._stats.last_batch_at))
-
-    def start(self) -> None:
-        """Start the thread."""
+    def start(self) -> Future[Loaded]:
+        """Start the thread, which loads the version; returns what is set when that is done."""
         self._thread.start()
+        return self.loaded
 
     def submit(self, work: ChunkWork) -> bool:
         """Let a chunk wait for the device; any thread may call.
@@ -137,161 +139,277 @@ class Scorer:
         Returns:
             Whether it was taken. A closed scorer takes nothing: release the chunk's lease.
         """
-        return self._intake.submit(work)
-
-    def submit_suspect(self, suspect: SuspectChunk) -> bool:
-        """Let a suspect chunk wait for the device; any thread may call. Returns what ``submit`` returns."""
-        return self._intake.submit_suspect(suspect)
-
-    def beside_noted_rows(self) -> AbstractContextManager[None]:
-        """Decode and tokenise within this, so that a row that is noted meanwhile runs alone in the whole process."""
-        return self._intake.apart.beside()
-
-    def room(self, lane: Lane) -> int:
-        """Rows that may still be submitted for the lane, 0 or more."""
-        return self._intake.room(lane)
-
-    def wait_for_room(self, lane: Lane, *, timeout_s: float, rows: int = 1) -> bool:
-        """Wait until so many rows may be submitted; False when the time is over or the scorer is closed."""
-        return self._intake.wait_for_room(lane, timeout_s=timeout_s, rows=rows)
+        with self._lock:
+            if self._is_closed:
+                return False
+            self._held[work.key] = work
+            self._queue.add(work, lane=work.lane, lengths=work.encodings.lengths)
+            if not self._in_flight:
+                self._busy_since = time.monotonic()
+                self._silent_looks = 0
+            self._dispatch()
+        return True
 
     def drain(self, timeout_s: float) -> list[Hashable]:
-        """Finish the batch on the device and end.
+        """Finish what the device process has, and end both.
 
         Returns:
             Keys of the chunks that were submitted but not passed on: release their leases. A batch that outlasts
             ``timeout_s`` leaves its chunks among them; should it end later, they are not passed on.
         """
-        self._intake.close()
-        if self._thread.is_alive():
+        self.close()
+        if self._thread.ident is not None:
             self._thread.join(timeout_s)
-        return self._intake.empty()
+        self.device.close()
+        with self._lock:
+            keys = list(self._held)
+            self._held.clear()
+        return keys
+
+    def close(self) -> None:
+        """Begin nothing more; what loads or recovers is given up."""
+        with self._lock:
+            self._is_closed = True
+            if not self._in_flight:
+                self.device.close()  # the thread notices
 
     def _run(self) -> None:
-        flights: deque[Flight] = deque()
         try:
-            while (pick := self._intake.take(in_flight=len(flights))) or flights:
-                if pick:
-                    flights.append(self._begin(pick))
-                if flights and (not pick or len(flights) >= flights[0].model.backend.depth):
-                    self._finish(flights.popleft())
-        except RedisUnavailableError as error:  # of a note; the device is well
-            log.error("a suspect row cannot be noted", extra=fields("note_refused", error=str(error)))
-            self._intake.close()
-            self._on_sick(error)
-        except Exception as error:  # the loop's edge
-            sick = error if isinstance(error, DeviceSickError) else DeviceSickError(f"the scorer failed: {error!r}")
-            log.error("device is sick", exc_info=error, extra=fields("device_sick", error=str(sick)))
-            self._intake.close()
-            self._on_sick(sick)
-
-    def _begin(self, pick: Pick[ChunkWork], *, is_second_try: bool = False) -> Flight:
-        flight = Flight(pick, model_of(pick), is_second_try=is_second_try)
-        try:
-            flight.batch = self._tables.assemble(pick, tokenizer=flight.model.tokenizer)
-            flight.begun_at = time.monotonic()
-            flight.running = flight.model.backend.begin(flight.batch)
-        except Exception as error:
-            # Dealt with in turn, when the batches before it are finished.
-            flight.error = error
-        return flight
-
-    def _finish(self, flight: Flight) -> None:
-        scores = self._await(flight)
-        # Not inside the handler: what recovering raises is not about what was raised before.
-        if scores is None:
-            assert flight.error is not None
-            self._note_life()
-            self._recover(flight, flight.error)
+            self._load()
+            while not (self._is_closed and not self._in_flight):
+                try:
+                    answer = self.device.receive(_LOOK_S if self._in_flight else _IDLE_LOOK_S)
+                except ChildLostError as error:
+                    if self._is_closed:
+                        return
+                    self._take_lost(error)
+                else:
+                    if answer is None:
+                        self._kill_if_hung()
+                        continue
+                    self._take(answer)
+                if self._failed and not self._in_flight:
+                    self._recover()
+        except StoppingError:
             return
-        assert flight.batch is not None
-        self._count(flight, flight.batch)
-        finite: npt.NDArray[np.bool_] = np.isfinite(scores.sum(axis=1))
-        if finite.all():
-            self._store(flight.pick, scores)
-        elif flight.pick.rows > 1:
-            # Whether a row is at fault, or what it was batched with, shows when it runs alone.
-            self._store(flight.pick, scores, keep=finite)
-            for position in np.flatnonzero(~finite):
-                self._finish(self._begin(row_of(flight.pick, int(position))))
-        else:
-            self._recover(flight, FloatingPointError("scores are not finite"))
+        except Exception as error:  # the loop's edge
+            self._give_up(error)
 
-    def _await(self, flight: Flight) -> Scores | None:
-        """Wait for a batch; None when it failed and ``flight.error`` says why."""
-        if flight.running is None:
-            return None
+    def _load(self) -> None:
         try:
-            return check_shape(flight.running.scores(), rows=flight.pick.rows, model=flight.model)
+            loaded = self.device.start()
+            tokenizer = opened(self.files)
         except Exception as error:
-            flight.error = error
-            return None
+            self._is_closed = True
+            self.device.close()
+            if isinstance(error, ChildLostError):
+                error = DeviceSickError(
+                    f"the process that loads version {self.version} was lost: {error}; where memory is short, give it "
+                    "more"
+                )
+            self.loaded.set_exception(error)
+            raise StoppingError(f"version {self.version} is not loaded") from error
+        self._depth = loaded.depth
+        self._budget = TokenBudget(loaded.token_budget)
+        self._queue.token_budget = loaded.token_budget
+        self._tables = WindowTables(labels=len(self.labels), pad_id=tokenizer.pad_id, max_length=tokenizer.max_length)
+        self.loaded.set_result(loaded)
 
-    def _recover(self, flight: Flight, error: Exception) -> None:
-        """Find the guilty row, or find that the device is sick.
+    def _give_up(self, error: Exception) -> None:
+        sick = error if isinstance(error, ScorequeueError) else DeviceSickError(f"the scorer failed: {error!r}")
+        log.error("device is sick", exc_info=error, extra=fields("device_sick", error=str(sick)))
+        self._is_closed = True
+        self._on_sick(sick)
+
+    def _dispatch(self) -> None:
+        """Give the device process what it has room for; the lock is held."""
+        while not self._is_closed and not self._is_recovering and len(self._in_flight) < self._depth:
+            pick = self._queue.next_pick()
+            if pick is None:
+                return
+            batch = self._tables.assemble(pick)
+            self._in_flight.append(Flight(pick, int(batch.lengths.sum()), batch.input_ids.size, time.monotonic()))
+            try:
+                self.device.send(batch)
+            except ChildLostError:
+                return  # the scorer's thread hears of it as well, and tries again
+
+    def _take(self, answer: Scored | BatchFailed) -> None:
+        """Take an answer in, and give the device process its next batch."""
+        answer = _finite(answer)
+        with self._lock:
+            self._silent_looks = 0
+            flight = self._in_flight.popleft()
+            self._count(flight)
+            if isinstance(answer, BatchFailed):
+                self._failed.append((flight.pick, answer))
+                self._is_recovering = True
+            self._dispatch()
+        if isinstance(answer, Scored):
+            self._store(flight.pick, answer.scores)
+
+    def _take_lost(self, error: ChildLostError) -> None:
+        """The process is gone, and with it what it had."""
+        facts = fields("device_lost", version=self.version, batches=len(self._in_flight), error=str(error))
+        log.error("device process was lost; its rows are tried again", extra=facts)
+        with self._lock:
+            self._is_recovering = True
+            self._failed += [(flight.pick, None) for flight in self._in_flight]
+            self._in_flight.clear()
+        self._restart()
+        if not self._failed:  # it had nothing to do
+            self._recover()
+
+    def _kill_if_hung(self) -> None:
+        """Look once more at a silent device process, and kill it when it has been silent for too long."""
+        if not self._in_flight:
+            return
+        # Looks are counted, not seconds: a worker that was stopped for a while has not waited for an answer meanwhile.
+        self._silent_looks += 1
+        waited_s = self._silent_looks * _LOOK_S
+        if waited_s >= self.device.hangs_after_s:
+            facts = fields("device_hangs", version=self.version, waited_s=round(waited_s, 1))
+            log.error("device process gives no answer and is killed", extra=facts)
+            self.device.kill()
+
+    def _recover(self) -> None:
+        """Try the rows of failed and lost batches again, nothing beside them, then go on."""
+        for pick, failure in self._failed:
+            if failure is None:
+                self._run_pieces(pick, was_lost=True)
+            else:
+                self._run_failed(pick, failure)
+        with self._lock:
+            self._failed.clear()
+            self._is_recovering = False
+            self._dispatch()
+
+    def _run_alone(self, pick: Pick[ChunkWork]) -> None:
+        """Score rows with nothing else on the device; cut them further if that fails."""
+        if pick.rows == 1:
+            self._run_row(pick)
+            return
+        try:
+            answer = self._ask(pick)
+        except ChildLostError:
+            self._restart()
+            self._run_pieces(pick, was_lost=True)
+            return
+        if isinstance(answer, Scored):
+            self._store(pick, answer.scores)
+        else:
+            self._run_failed(pick, answer)
+
+    def _run_failed(self, pick: Pick[ChunkWork], failure: BatchFailed) -> None:
+        """Go on with a batch that raised."""
+        if failure.is_memory:
+            self._lower_budget(pick, failure)
+        if pick.rows > 1:
+            self._run_pieces(pick, was_lost=False)
+        else:
+            self._run_row(pick)
+
+    def _run_pieces(self, pick: Pick[ChunkWork], *, was_lost: bool) -> None:
+        size = -(-pick.rows // 2)
+        if was_lost:
+            size = 1 if pick.rows <= SINGLY else math.isqrt(pick.rows)
+        for piece in pick.cut(size):
+            self._run_alone(piece)
+
+    def _run_row(self, pick: Pick[ChunkWork]) -> None:
+        """Score one row, or fail it: because it raises on a healthy device, or ends the process twice.
 
         Raises:
-            DeviceSickError: The golden sentences fail.
+            DeviceSickError: The golden sentences of a fresh process fail.
         """
-        pick = flight.pick
-        if isinstance(error, DeviceFullError):
-            self._lower_budget(flight, error)
-        if pick.rows > 1:
-            error.__traceback__ = None  # its frames hold the batch's tensors, and nobody will read it
-            for half in pick.halves():
-                self._finish(self._begin(half))
-            return
-        flight.model.check_golden()
-        self._note_life()
-        if isinstance(error, DeviceFullError) and not flight.is_second_try:
-            # Memory may have been short for a moment: the golden sentences did run.
-            self._finish(self._begin(pick, is_second_try=True))
-            return
-        log.error(
-            "row cannot be scored",
-            exc_info=error if self._stats.failed_rows < TRACES else None,
-            extra=fields("row_failed", version=flight.model.version, error=type(error).__name__),
-        )
-        self._stats = replace(self._stats, failed_rows=self._stats.failed_rows + 1)
-        self._store(pick, np.full((1, len(flight.model.labels)), np.nan, np.float32), error=error)
+        why, trace = RowError(ErrorCode.WORKER_LOST, ""), ""
+        for _ in range(2):
+            try:
+                answer = self._ask(pick)
+            except ChildLostError as error:
+                self._restart()
+                why = RowError(ErrorCode.WORKER_LOST, f"the device process was lost twice with this row alone: {error}")
+                continue
+            if isinstance(answer, Scored):
+                self._store(pick, answer.scores)
+                return
+            why, trace = (
+                RowError(ErrorCode.SCORING_FAILED, f"the model could not score this row ({answer.kind})"),
+                answer.trace,
+            )
+            if not self.device.is_healthy():
+                self._restart()
+            elif not answer.is_memory:  # memory may have been short for a moment: that is tried twice
+                break
+        shown = f"\n{trace}" if trace and self.stats.failed_rows < TRACES else ""
+        log.error(f"row cannot be scored{shown}", extra=fields("row_failed", version=self.version, error=why.message))
+        self.stats.failed_rows += 1
+        self._store(pick, np.full((1, len(self.labels)), np.nan, np.float32), error=why)
 
-    def _note_life(self) -> None:
-        """The device has answered, if only with an error: finding many guilty rows takes long, and is not a stall."""
-        self._stats = replace(self._stats, last_batch_at=time.monotonic())
+    def _ask(self, pick: Pick[ChunkWork]) -> Scored | BatchFailed:
+        if self._is_closed:
+            raise StoppingError("the worker was told to stop")
+        with self._lock:
+            batch = self._tables.assemble(pick)
+        began = time.monotonic()
+        answer = _finite(self.device.run_alone(batch))
+        self._note_duration(time.monotonic() - began)
+        return answer
 
-    def _lower_budget(self, flight: Flight, error: DeviceFullError) -> None:
-        padded_tokens = flight.batch.input_ids.size if flight.batch else 0
-        self._budget = self._budget_of(flight.model)
-        self._budget.fail(padded_tokens, now=time.monotonic())
-        self._stats = replace(self._stats, memory_errors=self._stats.memory_errors + 1)
+    def _restart(self) -> None:
+        self.stats.device_restarts += 1
+        self.device.restart()
+
+    def _lower_budget(self, pick: Pick[ChunkWork], failure: BatchFailed) -> None:
+        with self._lock:
+            padded_tokens = self._tables.assemble(pick).input_ids.size
+            self._budget.fail(padded_tokens, now=time.monotonic())
+            self._queue.token_budget = self._budget.tokens
+        self.stats.memory_errors += 1
         facts = fields(
-            "out_of_memory", rows=flight.pick.rows, padded_tokens=padded_tokens, token_budget=self.token_budget,
-            error=str(error),
+            "out_of_memory", rows=pick.rows, padded_tokens=padded_tokens, token_budget=self.token_budget,
+            error=failure.reason,
         )  # fmt: skip
         log.warning("device has no memory for a batch", extra=facts)
 
-    def _budget_of(self, model: LoadedModel) -> TokenBudget:
-        return model.budget or self._own_budget
+    def _store(self, pick: Pick[ChunkWork], scores: Scores, *, error: RowError | None = None) -> None:
+        """Write scores where they belong, and pass on the chunks that are whole now."""
+        with self._lock:
+            stored = list(self._tables.store(pick, scores, error=error))
+            finished = [part for one in stored for part in one.finished if self._held.pop(part[0].key, None)]
+        for work, done in finished:
+            work.on_done(done)
+        for one in stored:
+            self._room.give(one.lane, one.rows)
 
-    def _store(
-        self,
-        pick: Pick[ChunkWork],
-        scores: Scores,
-        *,
-        keep: npt.NDArray[np.bool_] | None = None,
-        error: Exception | None = None,
-    ) -> None:
-        """Write a batch's scores where they belong, and pass on the chunks that are whole now."""
-        for stored in self._tables.store(pick, scores, keep=keep, error=error):
-            self._intake.settle(stored.lane, stored.rows, stored.finished)
-
-    def _count(self, flight: Flight, batch: PaddedBatch) -> None:
+    def _count(self, flight: Flight) -> None:
+        """Take a batch that ended into the figures; the lock is held."""
         now = time.monotonic()
-        busy_since = self._intake.busy_since or now
-        self._stats = self._stats.after(batch, begun_at=flight.begun_at, busy_since=busy_since, now=now)
-        self._budget = self._budget_of(flight.model)
-        if self._budget.succeed(batch.input_ids.size, now=now):
+        # With two batches in flight the second one's time begins when the first one ended.
+        took_s = now - max(flight.begun_at, self._ended_at)
+        stats = self.stats
+        stats.batches += 1
+        stats.rows += flight.pick.rows
+        stats.tokens += flight.tokens
+        stats.padded_tokens += flight.padded_tokens
+        stats.forward_s += took_s
+        stats.longest_pause_s = max(stats.longest_pause_s, flight.begun_at - max(self._busy_since, self._ended_at))
+        self._ended_at = now
+        self._note_duration(took_s)
+        if self._budget.succeed(flight.padded_tokens, now=now):
+            self._queue.token_budget = self._budget.tokens
             log.info("larger batches are tried again", extra=fields("budget_raised", token_budget=self.token_budget))
-        if self._window_s is not None:
-            rows = int(self._stats.rows / max(self._stats.forward_s, 1e-9) * self._window_s)
-            self._queue.window_rows = min(self._most_window_rows, max(LEAST_WINDOW_ROWS, rows))
+        rows = int(stats.rows / max(stats.forward_s, 1e-9) * WINDOW_S)
+        self._queue.window_rows = min(MOST_WINDOW_ROWS, max(LEAST_WINDOW_ROWS, rows))
+        self._room.window_rows = self._queue.window_rows
+
+    def _note_duration(self, took_s: float) -> None:
+        self.stats.longest_batch_s = max(self.stats.longest_batch_s, took_s)
+        self.device.longest_batch_s = max(self.device.longest_batch_s, took_s)
+
+
+def _finite(answer: Scored | BatchFailed) -> Scored | BatchFailed:
+    """Call a batch failed if not all of its scores are finite: which row does it shows when they run alone."""
+    if isinstance(answer, BatchFailed) or np.isfinite(answer.scores).all():
+        return answer
+    return BatchFailed("FloatingPointError", "scores are not finite", is_memory=False, trace="")

@@ -11,11 +11,12 @@ A second signal while draining, SIGQUIT, or a drain that outlasts its time-out, 
 
 from __future__ import annotations
 
-import atexit
+import faulthandler
 import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -33,23 +34,25 @@ from scorequeue.records import Lease
 from scorequeue.registry import Registry
 from worker.app import STOP_SIGNALS, CeleryWorker, make_worker_app
 from worker.broker import Bells
-from worker.children import stop_children
+from worker.device.messages import LoadRequest
+from worker.device.process import DeviceProcess
 from worker.leases import LeaseKeeper
-from worker.loading import load_model
 from worker.lookout import Lookout
-from worker.models import ModelShelf
+from worker.room import Room
 from worker.scorer import Scorer
 from worker.settings import WorkerSettings
-from worker.suspects import LedgerNotes
-from worker.sweep import BudgetFinder
 from worker.tasks import Pump
-from worker.watchdog import Ears, Watchdog
+from worker.tokenizing import TokenizerFiles, TokenizerPool
+from worker.versions import Versions
 
 PATIENCE_S = 1.0
 """The worker's threads wait for Redis themselves, and must notice meanwhile that they are told to stop."""
 
 GIVE_BACK_S = 2.0
 """Seconds of a drain that are kept for giving leases back, a quarter of it at most."""
+
+STUCK_AFTER_S = 60.0
+"""Seconds after which a tokenizer that has not returned counts as hung."""
 
 CELERY_GRACE_S = 5.0
 """Seconds that Celery has to end after the drain; it may be waiting for a Redis that is away."""
@@ -71,24 +74,25 @@ class Service:
         self._celery_status = 0
 
         self._ledger = Ledger.connect(settings, patience_s=PATIENCE_S)
-        registry = Registry(settings.registry)
-        load = partial(
-            load_model,
-            registry,
-            backend=settings.backend,
-            device=settings.device,
-            dtype=settings.dtype,
-            cache_dir=settings.cache_dir,
-            find_budget=BudgetFinder(settings.token_budget, cache_dir=settings.cache_dir),
-        )
-        self._models = ModelShelf(load, registry.current, check=registry.verify, has_work=self._ledger.has_work)
-        first = self._models.load_first()
-        assert first.budget is not None
-        notes = LedgerNotes(self._ledger, self.worker_id, stopping=self._stopping)
-        self._scorer = Scorer(on_sick=self._fail, token_budget=first.budget.tokens, notes=notes)
+        self._registry = Registry(settings.registry)
         self._keeper = LeaseKeeper(
-            self._ledger, self.worker_id, lanes=settings.lanes, about=self._about, on_fatal=self._fail
+            self._ledger,
+            self.worker_id,
+            lanes=settings.lanes,
+            about=self._about,
+            watch=self._end_if_stuck,
+            on_fatal=self._fail,
         )
+        self._room = Room()
+        self._versions = Versions(
+            self._make_scorer,
+            self._registry.current,
+            check=self._registry.verify,
+            has_work=self._ledger.has_work,
+            release=self._keeper.release,
+        )
+        loaded = self._versions.load_first()
+        self._tokenizers = TokenizerPool(in_processes=loaded.is_fast, on_fatal=self._fail)
         bells = Bells(settings)
         self._pumps = {
             lane: Pump(
@@ -96,8 +100,9 @@ class Service:
                 worker_id=self.worker_id,
                 ledger=self._ledger,
                 keeper=self._keeper,
-                models=self._models,
-                scorer=self._scorer,
+                versions=self._versions,
+                room=self._room,
+                tokenizers=self._tokenizers,
                 bells=bells,
                 stopping=self._stopping,
             )
@@ -106,27 +111,40 @@ class Service:
         self._lookout = Lookout(list(self._pumps.values()), stopping=self._stopping, on_fatal=self._fail)
         app = make_worker_app(settings, self._score)
         self._celery = CeleryWorker(app, settings, worker_id=self.worker_id, on_stop=self._stop)
-        self._ears = Ears(self._celery.threads)
-        self._watchdog = Watchdog(
-            self._scorer,
-            keeper=self._keeper,
-            notes_wait=lambda: notes.is_waiting,
-            lanes=settings.lanes,
-            ears=self._ears,
-            waiting_bells=self._ledger.bells,
-            restart_consumer=self._celery.restart_consumer,
-            stopping=self._stopping,
+
+    def _make_scorer(self, version: str, unmeasured_budget: int | None) -> Scorer:
+        settings = self._settings
+        manifest = self._registry.manifest(version)
+        is_fake = settings.backend == "fake"
+        files = TokenizerFiles() if is_fake else TokenizerFiles(self._registry.path(version), manifest.max_length)
+        request = LoadRequest(
+            registry=settings.registry,
+            version=version,
+            backend=settings.backend,
+            device=settings.device,
+            dtype=settings.dtype,
+            cache_dir=settings.cache_dir,
+            token_budget=settings.token_budget,
+            unmeasured_budget=unmeasured_budget,
+            log_level=settings.log_level,
+            log_format=settings.log_format,
+        )
+        return Scorer(
+            version,
+            labels=manifest.labels,
+            files=files,
+            device=DeviceProcess(request),
+            room=self._room,
+            on_sick=self._fail,
         )
 
     def run(self) -> int:
         """Serve until told to stop. Returns the process's exit status."""
         for signum in STOP_SIGNALS:
             signal.signal(signum, lambda signum, _: self._stop(signum))
-        self._models.follow()
-        self._scorer.start()
+        self._versions.follow()
         self._keeper.start()
         self._lookout.start()
-        self._watchdog.start()
         threading.Thread(target=self._drain, name="drain", daemon=True).start()
         log.info("worker is ready", extra=fields("worker_ready", worker=self.worker_id, **self._about()))
 
@@ -137,10 +155,7 @@ class Service:
             self._failure = self._failure or exc
         self._stopping.set()
         self._drained.wait(self._settings.drain_timeout_s + CELERY_GRACE_S)
-        status = self._exit_status()
-        if self._models.is_following:
-            atexit.register(os._exit, status)  # an interpreter that ends crashes threads that are inside torch
-        return status
+        return self._exit_status()
 
     def _score(self, lane: Lane, protocol: int) -> None:
         """What a bell starts. A pump that fails holds leases that nobody would score: the worker must end."""
@@ -150,8 +165,7 @@ class Service:
             )
             return
         try:
-            with self._ears(lane):
-                self._pumps[lane].run()
+            self._pumps[lane].run()
         except ProtocolTooNewError as exc:
             self._fail(exc)
         except BaseException as exc:  # a panic inside tokenizers is no Exception
@@ -182,10 +196,13 @@ class Service:
         log.info("worker drains", extra=fields("drain", timeout_s=timeout_s))
         threading.Thread(target=self._end_in_a_hurry, args=(give_up_at,), name="hurry", daemon=True).start()
 
-        self._models.stop()  # 0. no other version is taken up, and nobody waits for one that is being loaded
-        stop_children()
+        scorers = self._versions.stop()  # 0. no other version is taken up; one that is loading is given up
         self._lookout.join(_left_s(work_ends_at))  # 1. pumps stop claiming: they look at `stopping` before each claim
-        unfinished = self._scorer.drain(_left_s(work_ends_at))  # 2. the batch on the device ends, no other begins
+        self._tokenizers.close()
+        for scorer in scorers:
+            scorer.close()
+        # 2. The batches on the device end, no others begin.
+        unfinished = [lease for scorer in scorers for lease in scorer.drain(_left_s(work_ends_at))]
         if _left_s(work_ends_at) == 0:
             self._failure = self._failure or TimeoutError("the batch on the device outlasted the drain")
         self._keeper.flush(_left_s(work_ends_at))  # 3. its chunks are committed, once Redis answers
@@ -210,6 +227,15 @@ class Service:
             stopping.join(timeout_s)
         os._exit(ExitCode.UNEXPECTED)
 
+    def _end_if_stuck(self) -> None:
+        """End the worker if a tokenizer hangs in it: its leases run out, and its texts are tried in a child process."""
+        waited_s = self._tokenizers.longest_s()
+        if waited_s > STUCK_AFTER_S:
+            facts = fields("stuck", where="tokenizer", waited_s=round(waited_s, 1))
+            log.error("a tokenizer has not returned; the worker ends for its supervisor to start it anew", extra=facts)
+            faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+            os._exit(ExitCode.UNEXPECTED)
+
     def _exit_status(self) -> int:
         if isinstance(self._failure, ProtocolTooNewError):
             return int(self._failure.exit_code)
@@ -217,22 +243,23 @@ class Service:
         return int(ExitCode.UNEXPECTED if has_failed else ExitCode.DONE)
 
     def _about(self) -> dict[str, Any]:
-        model = self._models.get(self._models.current_version)
+        scorer = self._versions.current
+        loaded = scorer.loaded.result()
         return {
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "version": __version__,
             "started_at": self._started_at.isoformat(),
             "lanes": [lane.value for lane in self._settings.lanes],
-            "backend": model.backend.name,
-            "device": model.backend.device,
-            "dtype": model.backend.dtype,
-            "model_version": model.version,
-            "ready_versions": self._models.ready_versions(),
-            "failed_versions": self._models.failed_versions(),
-            "registry_error": self._models.registry_error,
-            "token_budget": self._scorer.token_budget,
-            **self._scorer.stats.to_dict(),
+            "backend": loaded.backend,
+            "device": loaded.device,
+            "dtype": loaded.dtype,
+            "model_version": scorer.version,
+            "ready_versions": self._versions.ready_versions(),
+            "failed_versions": self._versions.failed_versions(),
+            "registry_error": self._versions.registry_error,
+            "token_budget": scorer.token_budget,
+            **self._versions.stats().to_dict(),
         }
 
 

@@ -25,11 +25,12 @@ from scorequeue.records import LaneRoom, LeasedChunk
 from worker.broker import Bells
 from worker.finished import Finished
 from worker.leases import LeaseKeeper
-from worker.models import ModelShelf
 from worker.results import commit_of, failed_commit, good_rows
-from worker.scorer import ChunkScores, ChunkWork, Scorer
-from worker.suspects import SuspectChunk
-from worker.tokenizing import TokenizingError
+from worker.room import Room
+from worker.scorer import Scorer
+from worker.tokenizing import TokenizerPool, encode_apart
+from worker.versions import Versions
+from worker.windows import ChunkScores, ChunkWork
 
 TURN_S = 60.0
 """Seconds after which a pump ends and rings for itself."""
@@ -43,8 +44,12 @@ CHUNKS_AT_ONCE = 16
 LOAD_AFTER_S = 30.0
 """Seconds a job waits for a version that is not loaded before it is loaded."""
 
-MOST_SUSPECTS = 1
-"""Suspect chunks that a worker holds at once: they go row by row, and others can take the next one."""
+APART_AFTER = 2
+"""Expired leases after which a chunk is tokenised in a process of its own: a text that kills the tokenizer would kill
+worker after worker."""
+
+TOKENISED_AT_ONCE = 64
+"""Most texts that the feeder tokenises itself: handing them to another thread takes longer."""
 
 DAMAGED = RowError(ErrorCode.SCORING_FAILED, "the chunk that held this row is damaged; submit the row again")
 
@@ -64,8 +69,9 @@ class Pump:
         worker_id: str,
         ledger: Ledger,
         keeper: LeaseKeeper,
-        models: ModelShelf,
-        scorer: Scorer,
+        versions: Versions,
+        room: Room,
+        tokenizers: TokenizerPool,
         bells: Bells,
         stopping: threading.Event,
         clock: Callable[[], float] = time.monotonic,
@@ -74,8 +80,9 @@ class Pump:
         self._worker_id = worker_id
         self._ledger = ledger
         self._keeper = keeper
-        self._models = models
-        self._scorer = scorer
+        self._versions = versions
+        self._room = room
+        self._tokenizers = tokenizers
         self._bells = bells
         self._stopping = stopping
         self._clock = clock
@@ -105,8 +112,8 @@ class Pump:
                 self._end()
                 self._bells.ring(self.lane)
                 return
-            if self._scorer.room(self.lane) <= 0:
-                self._scorer.wait_for_room(self.lane, timeout_s=_ROOM_POLL_S)
+            if self._room.left(self.lane) <= 0:
+                self._room.wait(self.lane, timeout_s=_ROOM_POLL_S)
                 continue
             if self._keeper.is_behind or self._keeper.held >= MOST_HELD:
                 self._stopping.wait(_BEHIND_POLL_S)
@@ -115,8 +122,7 @@ class Pump:
                 self._look_again = False
             chunks = self._claim()
             for chunk in chunks:
-                with self._scorer.beside_noted_rows():
-                    self._start(chunk)
+                self._start(chunk)
             if not chunks:
                 with self._lock:
                     if not self._look_again:
@@ -131,17 +137,15 @@ class Pump:
     def _claim(self) -> Sequence[LeasedChunk]:
         if not self._keeper.is_reachable:
             return []  # the heartbeat asks often enough
-        room = LaneRoom(self.lane, self._scorer.room(self.lane), CHUNKS_AT_ONCE)
+        room = LaneRoom(self.lane, self._room.left(self.lane), CHUNKS_AT_ONCE)
         token = new_token()
-        refused = self._models.refusals()
         try:
             claim = self._ledger.claim(
                 self._worker_id,
                 [room],
-                versions=self._models.ready_versions(),
-                default_version=self._models.current_version,
-                suspects=max(0, MOST_SUSPECTS - self._scorer.suspects),
-                refused=refused,
+                versions=self._versions.ready_versions(),
+                default_version=self._versions.current.version,
+                refused=self._versions.failed_versions(),
                 token=token,
             )
         except ProtocolTooNewError:
@@ -153,21 +157,20 @@ class Pump:
             self._is_reachable = False
             return []
         self._is_reachable = True
-        self._models.told(refused)
         self._keeper.hold(chunk.lease for chunk in claim.chunks)
         if claim.waiting_version is not None and claim.waited_s >= LOAD_AFTER_S:
-            self._models.request(claim.waiting_version)
+            self._versions.request(claim.waiting_version)
         return claim.chunks
 
     def _start(self, leased: LeasedChunk) -> None:
         """Hand a chunk's good rows to the scorer; a chunk that cannot be begun goes back."""
         lease = leased.lease
         try:
-            model = self._models.get(leased.model_version)
+            scorer = self._versions.get(leased.model_version)
         except VersionError:  # it made room between the claim and now
             self._keeper.release([lease])
             return
-        fail = partial(failed_commit, leased, labels=model.labels)
+        fail = partial(failed_commit, leased, labels=scorer.labels)
         try:
             chunk = decode_chunk(leased.payload)
         except (CodecError, ProtocolTooNewError) as exc:
@@ -176,7 +179,7 @@ class Pump:
             log.error("a chunk is damaged; its rows fail", extra=facts)
             self._keeper.finish(Finished(lease, partial(fail, error=DAMAGED), fail))
             return
-        commit = partial(commit_of, leased, chunk, labels=model.labels)
+        commit = partial(commit_of, leased, chunk, labels=scorer.labels)
         good = good_rows(chunk)
         if not good:
             self._keeper.finish(Finished(lease, partial(commit, scores=None, truncated=None, failed={}), fail))
@@ -187,22 +190,24 @@ class Pump:
             self._keeper.finish(Finished(lease, made, fail))
 
         texts = [chunk.texts[position] for position in good] if chunk.errors else chunk.texts
-        rows = good if chunk.offsets is None else [chunk.offsets[position] for position in good]
-        suspect = partial(SuspectChunk, lease, lane=self.lane, model=model, texts=texts, rows=rows, on_done=on_done)
-        is_taken: bool
-        if leased.is_suspect:
-            facts = fields("suspect", job_id=lease.job_id, chunk=lease.chunk, deaths=leased.deaths)
-            log.warning("workers were lost with a chunk; its rows run one by one", extra=facts)
-            is_taken = self._scorer.submit_suspect(suspect(row_deaths=leased.row_deaths))
+        self._room.take(self.lane, len(texts))
+        hand_on = partial(self._hand_on, leased, scorer, texts, on_done)
+        if len(texts) <= TOKENISED_AT_ONCE:
+            hand_on()
         else:
-            try:
-                encodings = model.encode(texts)
-            except TokenizingError as exc:
-                facts = fields("tokenizing_failed", job_id=lease.job_id, chunk=lease.chunk, error=str(exc))
-                log.error("a chunk cannot be tokenised; its rows run one by one", extra=facts)
-                is_taken = self._scorer.submit_suspect(suspect(row_deaths={}))
-            else:
-                work = ChunkWork(key=lease, lane=self.lane, model=model, encodings=encodings, on_done=on_done)
-                is_taken = self._scorer.submit(work)
-        if not is_taken:  # the worker is going
+            self._tokenizers.submit(hand_on)
+
+    def _hand_on(
+        self, leased: LeasedChunk, scorer: Scorer, texts: Sequence[str], on_done: Callable[[ChunkScores], None]
+    ) -> None:
+        """Tokenise a chunk's texts and give them to the scorer."""
+        lease = leased.lease
+        if leased.deaths >= APART_AFTER:
+            facts = fields("tokenised_apart", job_id=lease.job_id, chunk=lease.chunk, deaths=leased.deaths)
+            log.warning("workers were lost with a chunk; it is tokenised in a process of its own", extra=facts)
+            encodings = encode_apart(scorer.files, texts)
+        else:
+            encodings = self._tokenizers.encode(scorer.files, texts)
+        if not scorer.submit(ChunkWork(lease, self.lane, encodings, on_done)):  # the worker is going
+            self._room.give(self.lane, len(texts))
             self._keeper.release([lease])

@@ -8,12 +8,15 @@ Two steps, so that a device that works by itself is given its next batch before 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from scorequeue.jobs import RowError
 
 Scores = npt.NDArray[np.float32]
 
@@ -30,14 +33,14 @@ class Encodings:
         token_ids: int32 (tokens,), special tokens included.
         lengths: int32 (rows,): tokens per row, at least 1.
         truncated: bool (rows,): whether the text was longer than the model reads.
-        unread: Rows whose text has no token for the model. Each holds one token of padding, so that it can ride along;
-            its scores mean nothing.
+        failed: Why rows have no tokens, by position. Each holds one token of padding, so that it can ride along; its
+            scores mean nothing.
     """
 
     token_ids: npt.NDArray[np.int32]
     lengths: npt.NDArray[np.int32]
     truncated: npt.NDArray[np.bool_]
-    unread: tuple[int, ...] = ()
+    failed: Mapping[int, RowError] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -57,12 +60,12 @@ class PaddedBatch:
     There are no token types: one text per row is all zeros, which is what models take them for when left out.
 
     Attributes:
-        input_ids: int64 (rows, tokens).
-        lengths: int64 (rows,): tokens of each row without padding.
+        input_ids: int32 (rows, tokens).
+        lengths: int32 (rows,): tokens of each row without padding.
     """
 
-    input_ids: npt.NDArray[np.int64]
-    lengths: npt.NDArray[np.int64]
+    input_ids: npt.NDArray[np.int32]
+    lengths: npt.NDArray[np.int32]
 
     @property
     def rows(self) -> int:
@@ -105,9 +108,9 @@ def pad_rows(
     """
     columns = np.arange(int(lengths.max()) if width is None else width)
     sources = starts[:, None] + columns  # (rows, tokens)
-    sizes: npt.NDArray[np.int64] = lengths.astype(np.int64)
+    sizes: npt.NDArray[np.int32] = lengths.astype(np.int32)
     # Behind the very last row there is nothing to gather: clipped there, and overwritten like all padding.
-    input_ids: npt.NDArray[np.int64] = token_ids.take(sources, mode="clip").astype(np.int64)
+    input_ids: npt.NDArray[np.int32] = token_ids.take(sources, mode="clip").astype(np.int32, copy=False)
     if int(sizes.min()) < len(columns):
         input_ids[columns >= sizes[:, None]] = pad_id
     return PaddedBatch(input_ids, sizes)
@@ -135,6 +138,7 @@ class Backend(Protocol):
         dtype: Number format of its weights: ``float32``, ``bfloat16`` or ``float16``.
         label_count: Scores per row.
         depth: Batches that may be begun before the first one's scores are asked for.
+        is_fast: Whether it takes more rows than one process can tokenise: a GPU.
     """
 
     @property
@@ -147,6 +151,8 @@ class Backend(Protocol):
     def label_count(self) -> int: ...  # noqa: D102
     @property
     def depth(self) -> int: ...  # noqa: D102
+    @property
+    def is_fast(self) -> bool: ...  # noqa: D102
 
     def begin(self, batch: PaddedBatch) -> Running:
         """Give a batch to the device.

@@ -8,22 +8,29 @@ import hashlib
 import logging
 import os
 import shutil
-import signal
-import sys
 import tempfile
 import time
 import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version as version_of
 from pathlib import Path
+from typing import Any
 
-from scorequeue.errors import ConversionError, ConversionStoppedError, ExitCode, VerificationError
+from scorequeue.errors import ConversionError, ConversionStoppedError, VerificationError
 from scorequeue.logs import fields
-from worker.backends.converter import MODEL_FILE, NO_MEMORY, NOT_WRITTEN
-from worker.children import run_beside
+from worker.backends.quiet_openvino import openvino
 
 log = logging.getLogger(__name__)
+
+MODEL_FILE = "model.xml"
+
+CHECKED_TOKENS = 320
+"""Tokens of the row that a converted model is tried on, beside a short one: more than any attention window in use."""
+
+CHECKED_TOLERANCE = 1e-3
+"""Largest difference of its float32 scores from torch's."""
 
 FORMAT = 1
 """Raised when what is written changes: models converted before are then not found."""
@@ -58,8 +65,7 @@ def converted(folder: Path, cache_dir: Path, *, max_length: int) -> Iterator[Pat
     Raises:
         VerificationError: The folder cannot be loaded, or lacks weights of the classifier.
         ConversionError: OpenVINO does not know the architecture, or computes other scores.
-        ConversionStoppedError: There is no room for the model anywhere, no memory, or the converter was killed.
-        StoppingError: The worker was told to stop meanwhile.
+        ConversionStoppedError: There is no room for the model anywhere, or no memory.
     """
     home = cache_dir / "openvino"
     kept = home / fingerprint(folder)
@@ -199,44 +205,81 @@ def _changed_at(path: Path) -> float:
 
 
 def _convert(folder: Path, target: Path, max_length: int) -> None:
-    """Convert where there is room.
+    """Convert where there is room. It takes torch and transformers, which are loaded for it alone.
 
     Raises:
-        OSError: There is none.
+        OSError: There is no room, or the model could not be written.
+        VerificationError: The folder cannot be loaded, or lacks weights of the classifier.
+        ConversionError: OpenVINO does not know the architecture, or computes other scores.
+        ConversionStoppedError: There is no memory for it.
     """
     needed = sum(file.stat().st_size for file in folder.glob("*.safetensors"))  # at least: some are float16
     free = shutil.disk_usage(target).free
     if free < needed:
         raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed, {free:,} are free", str(target))
-    _convert_apart(folder, target, max_length)
-
-
-def _convert_apart(folder: Path, target: Path, max_length: int) -> None:
-    arguments = [str(folder.absolute()), str(target.absolute()), str(max_length)]
-    command = [sys.executable, "-m", "worker.backends.converter", *arguments]
-    theirs, ours = os.pipe()  # ours is closed when this process ends, however it ends, and the converter ends then
     try:
-        done = run_beside(command, stdin=theirs)
-    except OSError as error:
-        raise ConversionStoppedError(f"converting {folder} for OpenVINO cannot begin: {error}; start again") from error
-    finally:
-        os.close(theirs)
-        os.close(ours)
-    said = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-    if done.returncode < 0:
-        raise ConversionStoppedError(
-            f"converting {folder} for OpenVINO should end by itself, but signal {-done.returncode} "
-            f"({signal.strsignal(-done.returncode)}) ended it; where memory is short, give the worker more (the "
-            "converter takes some 700 MB for a small model), and start it again"
+        graph = _graph(folder, max_length)
+    except (MemoryError, RuntimeError, VerificationError) as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, MemoryError) or "DefaultCPUAllocator" in str(cause):  # OpenVINO's and Python's, torch's
+            raise ConversionStoppedError(
+                f"there is not enough memory to convert {folder} for OpenVINO ({cause}); give the worker more (some "
+                "700 MB for a small model) and start it again"
+            ) from error
+        if isinstance(error, VerificationError):
+            raise
+        raise ConversionError(f"{folder} cannot be converted for OpenVINO: {last_line(error)}") from error
+    except Exception as error:
+        raise ConversionError(f"{folder} cannot be converted for OpenVINO: {last_line(error)}") from error
+    try:
+        # Left to itself, save_model halves the weights to float16.
+        openvino.save_model(graph, target / MODEL_FILE, compress_to_fp16=False)
+    except RuntimeError as error:
+        raise OSError(errno.EIO, f"OpenVINO could not write the model ({last_line(error)})", str(target)) from error
+
+
+def _graph(folder: Path, max_length: int) -> Any:
+    """Convert a checkpoint in memory, and compare its scores with torch's."""
+    import torch
+
+    from worker.backends.checkpoint import load_classifier
+
+    class Classifier(torch.nn.Module):
+        """Probabilities of a padded batch, computed to the end in float32 as the torch backend does."""
+
+        def __init__(self, model: torch.nn.Module) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+            return torch.softmax(logits.float(), dim=-1)  # (rows, labels)
+
+    def example(width: int) -> dict[str, torch.Tensor]:
+        """A full row beside one of two tokens: rows that are alike would leave out steps that others need."""
+        mask = torch.ones(2, width, dtype=torch.int64)
+        mask[1, 2:] = 0
+        return {"input_ids": torch.where(mask == 1, 5, pad_id), "attention_mask": mask}
+
+    # In OpenVINO, SDPA is NaN where a token sees no other (ModernBERT's windows over padding), and no faster.
+    model = load_classifier(folder, dtype=torch.float32, attention="eager").eval()
+    pad_id = int(model.config.pad_token_id or 0)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing says of each constant that it may be none
+        graph = openvino.convert_model(Classifier(model), example_input=example(8))
+        checked = example(min(CHECKED_TOKENS, max_length))
+        wanted = Classifier(model)(**checked).numpy()
+    compiled = openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    scores = compiled({name: tensor.numpy() for name, tensor in checked.items()})[0]
+    if not abs(scores - wanted).max() <= CHECKED_TOLERANCE:
+        raise ConversionError(
+            f"{folder} cannot be converted for OpenVINO: its scores {scores.tolist()} should be torch's, "
+            f"{wanted.tolist()}"
         )
-    if done.returncode == NO_MEMORY:
-        raise ConversionStoppedError(
-            f"there is not enough memory to convert {folder} for OpenVINO ({said}); give the worker more and start it "
-            "again"
-        )
-    if done.returncode == NOT_WRITTEN:
-        raise OSError(errno.EIO, f"OpenVINO could not write the model ({said})", str(target))
-    if done.returncode == ExitCode.NO_SUCH_VERSION:
-        raise VerificationError(said)
-    if done.returncode:
-        raise ConversionError(f"{folder} cannot be converted for OpenVINO: {said}")
+    return graph
+
+
+def last_line(error: Exception) -> str:
+    """Return the last line of what an error says: OpenVINO's first ones name its own sources."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -56,6 +56,7 @@ class FakeBackend:
     device = "none"
     dtype = "float32"
     depth = 1
+    is_fast = False
 
     def __init__(
         self,

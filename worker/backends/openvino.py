@@ -11,8 +11,7 @@ import numpy as np
 
 from scorequeue.errors import UsageError, VerificationError
 from worker.backends import DeviceFullError, PaddedBatch, Running, Scores
-from worker.backends.convert import converted
-from worker.backends.converter import MODEL_FILE
+from worker.backends.convert import MODEL_FILE, converted, last_line
 from worker.backends.quiet_openvino import openvino
 from worker.cpu import has_native_bfloat16, streams, usable_cpus
 
@@ -38,6 +37,7 @@ class OpenVinoBackend:
     """
 
     name = "openvino"
+    is_fast = False
 
     def __init__(self, folder: Path, *, dtype: str = "auto", cache_dir: Path, max_length: int) -> None:
         if dtype == "auto":
@@ -55,7 +55,7 @@ class OpenVinoBackend:
             try:
                 self._compiled = openvino.Core().compile_model(str(ready / MODEL_FILE), "CPU", settings)
             except RuntimeError as error:
-                raise VerificationError(f"{ready} does not compile in OpenVINO: {_last_line(error)}") from error
+                raise VerificationError(f"{ready} does not compile in OpenVINO: {last_line(error)}") from error
         if self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() != PRECISIONS[dtype]:
             raise UsageError(f"this CPU does not compute in {dtype}; leave --dtype out, or name float32")
         self.dtype = dtype
@@ -75,7 +75,10 @@ class OpenVinoBackend:
         """
         # Not a ring: what runs while a guilty row is looked for comes beside the batches in flight.
         request = self._free.pop() if self._free else self._compiled.create_infer_request()
-        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask.astype(np.int64)}
+        inputs = {
+            "input_ids": batch.input_ids.astype(np.int64),
+            "attention_mask": batch.attention_mask.astype(np.int64),
+        }
         try:
             request.start_async(inputs, share_inputs=True)
         except (RuntimeError, MemoryError) as error:
@@ -103,9 +106,4 @@ class _InFlight:
 
 def _told_apart(error: RuntimeError | MemoryError) -> Exception:
     is_memory = isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error))
-    return DeviceFullError(_last_line(error)) if is_memory else error
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    return DeviceFullError(last_line(error)) if is_memory else error

@@ -121,19 +121,23 @@ def choose(points: list[Point]) -> int:
     return next(point.token_budget for point in points if point.tokens_per_s >= GOOD_ENOUGH * best)
 
 
-def find_budget(backend: Backend, folder: Path, *, cache_dir: Path) -> int:
+def find_budget(backend: Backend, folder: Path, *, cache_dir: Path, otherwise: int | None = None) -> int:
     """Return the budget for a model on its device: the one that is kept, else measured now and kept.
 
     Args:
         backend: The model on its device, warmed up; nobody else may use it meanwhile.
         folder: Its checkpoint folder.
         cache_dir: Where budgets are kept; one that cannot be written costs the next start a few seconds.
+        otherwise: The budget where none is kept and the device has other work: a measurement would come out wrong, and
+            hold that work up. None where it has nothing else to do.
     """
     if backend.name == "fake":
         return FAKE_BUDGET
     kept = kept_budget(backend, folder, cache_dir=cache_dir)
     if kept is not None:
         return kept
+    if otherwise is not None:
+        return otherwise
     began = time.monotonic()
     budget = keep(list(measure(backend)), key=budget_key(backend, folder), cache_dir=cache_dir)
     took_s = round(time.monotonic() - began, 1)
@@ -145,34 +149,6 @@ def kept_budget(backend: Backend, folder: Path, *, cache_dir: Path) -> int | Non
     """Return the budget that is kept for a model on its device; None where there is none."""
     entry = _read(cache_dir).get(budget_key(backend, folder))
     return None if entry is None else int(entry["token_budget"])
-
-
-class BudgetFinder:
-    """Finds the budget of each version that a worker loads.
-
-    It is the one that was asked for, else the one that is kept for the model's shapes on this device. Where there is
-    none, the first version is measured, and a later one gets the budget of the one before: measured beside running work
-    it would come out wrong, and hold that work up. The next start measures it.
-
-    Args:
-        token_budget: What was asked for; None stands for what suits.
-        cache_dir: Where budgets are kept.
-    """
-
-    def __init__(self, token_budget: int | None, *, cache_dir: Path) -> None:
-        self._wanted = token_budget
-        self._cache_dir = cache_dir
-        self._last: int | None = None
-
-    def __call__(self, backend: Backend, folder: Path) -> int:
-        """Return the budget for a model on its device, warmed up."""
-        if self._wanted is not None:
-            return self._wanted
-        if self._last is None:
-            self._last = find_budget(backend, folder, cache_dir=self._cache_dir)
-        elif backend.name != "fake":
-            self._last = kept_budget(backend, folder, cache_dir=self._cache_dir) or self._last
-        return self._last
 
 
 def keep(points: list[Point], *, key: str, cache_dir: Path) -> int:
@@ -205,7 +181,7 @@ def budget_key(backend: Backend, folder: Path) -> str:
 
 def _batch_seconds(backend: Backend, budget: int, clock: Callable[[], float]) -> float:
     rows = budget // ROW_TOKENS
-    batch = PaddedBatch(np.full((rows, ROW_TOKENS), TOKEN_ID, np.int64), np.full(rows, ROW_TOKENS, np.int64))
+    batch = PaddedBatch(np.full((rows, ROW_TOKENS), TOKEN_ID, np.int32), np.full(rows, ROW_TOKENS, np.int32))
     began = clock()
     batches = 2 * backend.depth if backend.depth > 1 else 1
     running: deque[Running] = deque()

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +21,11 @@ from scorequeue.logs import fields
 from scorequeue.manifest import GoldenSentence
 from scorequeue.registry import Registry
 from worker.backends import Backend, DeviceFullError, Encodings, PaddedBatch, Scores, pad_rows
-from worker.backends.fake import FakeBackend, FakeTokenizer
-from worker.budget import SMALLEST_BUDGET, TokenBudget
-from worker.choosing import open_backend
+from worker.backends.fake import FakeBackend
+from worker.budget import SMALLEST_BUDGET
+from worker.device.choosing import open_backend
 from worker.settings import CACHE_DIR
-from worker.tokenizing import FolderTokenizer, Tokenizer, TokenizingError
+from worker.tokenizing import Tokenizer, TokenizerFiles
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +40,9 @@ class LoadedModel:
     Attributes:
         version: Its name in the registry.
         labels: Label names, in the order of the scores.
-        backend: The model on its device; for the scorer's thread alone.
-        tokenizer: May be used by any thread.
+        backend: The model on its device; for one thread alone.
+        tokenizer: Turns the sentences that it is tried on into tokens.
         golden: Sentences with their float32 scores; empty where scores mean nothing (the fake).
-        budget: How many padded tokens its batches have on this device; for the scorer's thread alone. None where
-            whoever runs it decides.
     """
 
     version: str
@@ -52,31 +50,30 @@ class LoadedModel:
     backend: Backend
     tokenizer: Tokenizer
     golden: tuple[GoldenSentence, ...] = ()
-    budget: TokenBudget | None = None
-
-    def encode(self, texts: Sequence[str]) -> Encodings:
-        """Tokenise texts as this version reads them.
-
-        Raises:
-            TokenizingError: The tokenizer failed; one of the texts may be at fault, or the machine.
-        """
-        try:
-            return self.tokenizer.encode(texts)
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
-            raise
-        except BaseException as error:  # a panic inside `tokenizers` is no Exception
-            raise TokenizingError(f"the tokenizer could not read this row ({type(error).__name__})") from error
 
     def score_now(self, texts: Sequence[str]) -> Scores:
-        """Score a few texts as one batch, beside the queue: float32 (rows, labels).
+        """Score a few texts as one batch: float32 (rows, labels).
 
         Raises:
             ScoreCountError: The backend returned another number of scores.
             Exception: Whatever the backend raised.
         """
-        encodings = self.encode(texts)
-        batch = pad_rows(encodings.token_ids, encodings.starts, encodings.lengths, pad_id=self.tokenizer.pad_id)
-        return check_shape(self.backend.begin(batch).scores(), rows=batch.rows, model=self)
+        rows = self.tokenizer.encode(texts)
+        batch = pad_rows(rows.token_ids, rows.starts, rows.lengths, pad_id=self.tokenizer.pad_id)
+        return self.checked(self.backend.begin(batch).scores(), rows=batch.rows)
+
+    def checked(self, scores: Scores, *, rows: int) -> Scores:
+        """Return the scores if there is one per row and label.
+
+        Raises:
+            ScoreCountError: There are more or fewer.
+        """
+        if scores.shape != (rows, len(self.labels)):
+            raise ScoreCountError(
+                f"backend {self.backend.name} should return scores of shape {(rows, len(self.labels))} for version "
+                f"{self.version} but returned {scores.shape}"
+            )
+        return scores
 
     def check_golden(self) -> None:
         """Score the golden sentences and compare.
@@ -102,51 +99,43 @@ class LoadedModel:
                 f"{difference:.4g}; try {other_dtype}another device"
             )
 
-    def warm_up(self) -> None:
+    def warm_up(self, token_budget: int = SMALLEST_BUDGET) -> tuple[int, float]:
         """Run batches of one row and full ones on all that works at once, so that no job pays for first allocations.
 
-        Full is what the budget says, and falls with it where the device has no memory for so much.
+        Args:
+            token_budget: Padded tokens of a full batch; less where the device has no memory for so many.
+
+        Returns:
+            The budget that fits, and the seconds of such a batch.
 
         Raises:
             DeviceSickError: The device cannot run them.
         """
-        row = self.encode(["A sentence to warm up with."])
-        budget = self.budget or TokenBudget(SMALLEST_BUDGET)
+        row = self.tokenizer.encode(["A sentence to warm up with."])
         try:
             self._run_copies(row, 1)
             while True:
-                rows = max(1, budget.tokens // int(row.lengths[0]))
+                rows = max(1, token_budget // int(row.lengths[0]))
                 try:
-                    return self._run_copies(row, rows)
+                    self._run_copies(row, rows)
+                    return token_budget, self._run_copies(row, rows) / self.backend.depth
                 except DeviceFullError as error:
-                    if budget.tokens <= SMALLEST_BUDGET:
+                    if token_budget <= SMALLEST_BUDGET:
                         raise
-                    budget.fail(0, now=time.monotonic())
-                    facts = fields("out_of_memory", rows=rows, token_budget=budget.tokens, error=str(error))
+                    token_budget //= 2
+                    facts = fields("out_of_memory", rows=rows, token_budget=token_budget, error=str(error))
                     log.warning("device has no memory to warm up with such batches", extra=facts)
         except Exception as error:
             raise DeviceSickError(f"{self.backend.device} cannot run version {self.version}: {error!r}") from error
 
-    def _run_copies(self, row: Encodings, rows: int) -> None:
+    def _run_copies(self, row: Encodings, rows: int) -> float:
         width = int(row.lengths[0])
-        input_ids = np.repeat(row.token_ids[None, :].astype(np.int64), rows, axis=0)  # (rows, tokens)
-        batch = PaddedBatch(input_ids, np.full(rows, width, np.int64))
+        input_ids = np.repeat(row.token_ids[None, :], rows, axis=0)  # (rows, tokens)
+        batch = PaddedBatch(input_ids, np.full(rows, width, np.int32))
+        began = time.monotonic()
         for running in [self.backend.begin(batch) for _ in range(self.backend.depth)]:
             running.scores()
-
-
-def check_shape(scores: Scores, *, rows: int, model: LoadedModel) -> Scores:
-    """Return the scores if there is one per row and label.
-
-    Raises:
-        ScoreCountError: There are more or fewer.
-    """
-    if scores.shape != (rows, len(model.labels)):
-        raise ScoreCountError(
-            f"backend {model.backend.name} should return scores of shape {(rows, len(model.labels))} for version "
-            f"{model.version} but returned {scores.shape}"
-        )
-    return scores
+        return time.monotonic() - began
 
 
 def load_model(
@@ -157,7 +146,6 @@ def load_model(
     device: str = "auto",
     dtype: str = "auto",
     cache_dir: Path = CACHE_DIR,
-    find_budget: Callable[[Backend, Path], int] | None = None,
 ) -> LoadedModel:
     """Verify, load, warm up and try a version.
 
@@ -168,8 +156,6 @@ def load_model(
         device: See the backend.
         dtype: See the backend.
         cache_dir: Where models that openvino converted are kept.
-        find_budget: Says how many padded tokens a batch of a backend and folder should have, at first; None leaves that
-            to whoever runs it.
 
     Raises:
         VersionNotFoundError: There is no such version.
@@ -179,28 +165,19 @@ def load_model(
     """
     manifest = registry.verify(version)
     if backend == "fake":
-        model = make_fake_model(version=version, labels=manifest.labels)
-        budget = find_budget and TokenBudget(find_budget(model.backend, registry.path(version)))
-        return replace(model, budget=budget)
+        return make_fake_model(version=version, labels=manifest.labels)
+    folder = registry.path(version)
     model = LoadedModel(
         version=version,
         labels=manifest.labels,
         backend=open_backend(
-            registry.path(version),
-            backend=backend,
-            device=device,
-            dtype=dtype,
-            cache_dir=cache_dir,
-            max_length=manifest.max_length,
+            folder, backend=backend, device=device, dtype=dtype, cache_dir=cache_dir, max_length=manifest.max_length
         ),
-        tokenizer=FolderTokenizer(registry.path(version), max_length=manifest.max_length),
+        tokenizer=TokenizerFiles(folder, manifest.max_length).open(),
         golden=manifest.golden,
     )
     model.warm_up()
     model.check_golden()
-    if find_budget is not None:
-        model = replace(model, budget=TokenBudget(find_budget(model.backend, registry.path(version))))
-        model.warm_up()
     log.info(
         "version is ready",
         extra=fields(
@@ -225,4 +202,4 @@ def make_fake_model(
         rows_per_s: Speed of the pretended device; None answers at once.
     """
     backend = FakeBackend(label_count=len(labels), rows_per_s=rows_per_s)
-    return LoadedModel(version=version, labels=tuple(labels), backend=backend, tokenizer=FakeTokenizer())
+    return LoadedModel(version=version, labels=tuple(labels), backend=backend, tokenizer=TokenizerFiles().open())

@@ -1,0 +1,124 @@
+"""The device process: loads one version, then scores batches until its worker goes.
+
+loading -> ready -> (batch -> scores)*      ends with the socket, with a version that cannot be used, or killed
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import traceback
+from collections import deque
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+
+from scorequeue import logs
+from scorequeue.errors import DeviceSickError, ExitCode, ScorequeueError
+from scorequeue.registry import Registry
+from worker.backends import DeviceFullError, PaddedBatch, Running
+from worker.child import connect_to_parent
+from worker.device.loading import LoadedModel, load_model
+from worker.device.messages import BatchFailed, CheckGolden, Healthy, Loaded, LoadFailed, LoadRequest, Scored, Sick
+from worker.device.sweep import find_budget
+
+STARTED_AT = time.monotonic()
+
+
+def main() -> None:
+    """Run a device process."""
+    connection = connect_to_parent()
+    request: LoadRequest = connection.recv()
+    logs.configure(request.log_level, request.log_format)  # type: ignore[arg-type]  # as in the worker's settings
+    try:
+        model, loaded = _load(request)
+    except ScorequeueError as error:
+        connection.send(LoadFailed(error))
+        return
+    connection.send(loaded)
+    requests: SimpleQueue[PaddedBatch | CheckGolden] = SimpleQueue()
+    threading.Thread(target=_read, args=(connection, requests), name="reader", daemon=True).start()
+    _serve(model, requests, connection)
+
+
+def _load(request: LoadRequest) -> tuple[LoadedModel, Loaded]:
+    registry = Registry(request.registry)
+    model = load_model(
+        registry,
+        request.version,
+        backend=request.backend,
+        device=request.device,
+        dtype=request.dtype,
+        cache_dir=request.cache_dir,
+    )
+    start_s = time.monotonic() - STARTED_AT
+    budget = request.token_budget
+    if budget is None:
+        budget = find_budget(
+            model.backend,
+            registry.path(request.version),
+            cache_dir=request.cache_dir,
+            otherwise=request.unmeasured_budget,
+        )
+    budget, batch_s = model.warm_up(budget)
+    backend = model.backend
+    return model, Loaded(
+        backend=backend.name,
+        device=backend.device,
+        dtype=backend.dtype,
+        depth=backend.depth,
+        token_budget=budget,
+        start_s=start_s,
+        batch_s=batch_s,
+        is_fast=backend.is_fast,
+    )
+
+
+def _read(connection: Connection, requests: SimpleQueue[PaddedBatch | CheckGolden]) -> None:
+    """Take messages off the socket at once, so that the worker never waits to send one."""
+    while True:
+        try:
+            requests.put(connection.recv())
+        except (EOFError, OSError):
+            os._exit(ExitCode.DONE)  # the worker has gone; whatever the device still does is for nobody
+
+
+def _serve(model: LoadedModel, requests: SimpleQueue[PaddedBatch | CheckGolden], connection: Connection) -> None:
+    """Keep as many batches on the device as it takes, and answer in their order."""
+    running: deque[tuple[int, Running | Exception]] = deque()
+    while True:
+        while len(running) < model.backend.depth and (not running or not requests.empty()):
+            request = requests.get()
+            if isinstance(request, CheckGolden):  # asked only while nothing runs
+                connection.send(_check(model))
+                continue
+            try:
+                running.append((request.rows, model.backend.begin(request)))
+            except Exception as error:
+                running.append((request.rows, error))
+        connection.send(_answer(model, *running.popleft()))
+
+
+def _answer(model: LoadedModel, rows: int, running: Running | Exception) -> Scored | BatchFailed:
+    try:
+        if isinstance(running, Exception):
+            raise running
+        return Scored(model.checked(running.scores(), rows=rows))
+    except Exception as error:
+        trace = "".join(traceback.format_exception(error))
+        is_memory = isinstance(error, DeviceFullError)
+        # Its frames hold the batch's tensors, and the next batch needs the room.
+        error.__traceback__ = error.__cause__ = error.__context__ = None
+        return BatchFailed(type(error).__name__, str(error), is_memory, trace)
+
+
+def _check(model: LoadedModel) -> Healthy | Sick:
+    try:
+        model.check_golden()
+    except DeviceSickError as error:
+        return Sick(str(error))
+    return Healthy()
+
+
+if __name__ == "__main__":
+    main()

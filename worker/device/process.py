@@ -1,0 +1,164 @@
+"""The worker's handle to a device process: start it, give it batches, notice that it died or hangs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import replace
+from typing import Any
+
+from scorequeue.errors import DeviceSickError, StoppingError
+from scorequeue.logs import fields
+from worker.backends import PaddedBatch
+from worker.child import Child, ChildLostError
+from worker.device.messages import CheckGolden, Loaded, LoadFailed, LoadRequest, Sick
+
+CHILD_MODULE = "worker.device"
+
+HANGS_S = 3.0
+"""Fewest seconds without an answer after which a device process that has a batch is killed."""
+
+HANGS_FACTOR = 10.0
+"""It may take so many times as long as the longest batch before. And at least as long as starting it anew takes: who
+waits as long as the remedy costs is wrong by a factor of two at most."""
+
+STARTS = 3
+"""Times in a row that a process may be lost while it starts anew before the device is called sick."""
+
+log = logging.getLogger(__name__)
+
+
+class DeviceProcess:
+    """A version in a child process.
+
+    *new* -> ``start`` -> *ready* -> *lost* -> ``restart`` -> *ready* ... -> ``close`` -> *closed*. One thread starts it
+    and receives; others may send, one at a time, and close.
+
+    Args:
+        request: What it loads.
+    """
+
+    def __init__(self, request: LoadRequest) -> None:
+        self.request = request
+        self.longest_batch_s = 0.0
+        self.loaded: Loaded | None = None
+        self._child: Child | None = None
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    @property
+    def hangs_after_s(self) -> float:
+        """Seconds without an answer after which it counts as hung."""
+        start_s = self.loaded.start_s if self.loaded else 0.0
+        return max(HANGS_S, start_s, HANGS_FACTOR * self.longest_batch_s)
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the child, while there is one."""
+        return self._child.pid if self._child else None
+
+    def start(self) -> Loaded:
+        """Start the child and wait until the version is ready. Call it in the thread that outlives the child.
+
+        Raises:
+            StoppingError: It was closed meanwhile.
+            ChildLostError: The child was lost while it loaded.
+            ScorequeueError: Whatever keeps the version from becoming ready, see ``load_model``.
+        """
+        with self._lock:
+            if self._is_closed:
+                raise StoppingError(f"version {self.request.version} is not loaded: the worker was told to stop")
+            child = self._child = Child(CHILD_MODULE)
+        try:
+            child.send(self.request)
+            answer = child.receive(None)
+        except ChildLostError as error:
+            if self._is_closed:
+                raise StoppingError("the worker was told to stop while it loaded a version") from error
+            raise
+        if isinstance(answer, LoadFailed):
+            child.close()
+            raise answer.error
+        loaded: Loaded = answer
+        self.loaded = loaded
+        self.longest_batch_s = max(self.longest_batch_s, answer.batch_s)
+        self.request = replace(self.request, token_budget=answer.token_budget)  # measured once
+        return loaded
+
+    def restart(self) -> None:
+        """End what is left of the child and start a fresh one, whose golden sentences must pass.
+
+        Raises:
+            StoppingError: It was closed meanwhile.
+            DeviceSickError: No fresh one becomes ready.
+        """
+        assert self._child is not None
+        for attempt in range(1, STARTS + 1):
+            self._child.close()
+            began = time.monotonic()
+            try:
+                self.start()
+            except ChildLostError as error:
+                log.warning("device process was lost while it started", extra=fields("device_lost", error=str(error)))
+                if attempt == STARTS:
+                    raise DeviceSickError(
+                        f"version {self.request.version} cannot be loaded anew: its process was lost {STARTS} times "
+                        f"({error})"
+                    ) from error
+                continue
+            took_s = round(time.monotonic() - began, 2)
+            log.warning(
+                "device process was started anew", extra=fields("device_restarted", pid=self.pid, took_s=took_s)
+            )
+            return
+
+    def send(self, batch: PaddedBatch) -> None:
+        """Give it a batch.
+
+        Raises:
+            ChildLostError: It is lost.
+        """
+        assert self._child is not None
+        self._child.send(batch)
+
+    def receive(self, timeout_s: float) -> Any:
+        """Return its next answer, ``Scored`` or ``BatchFailed``, or None when the time is over.
+
+        Raises:
+            ChildLostError: It is lost.
+        """
+        assert self._child is not None
+        return self._child.receive(timeout_s)
+
+    def run_alone(self, batch: PaddedBatch) -> Any:
+        """Run a batch with nothing else on the device, and return the answer.
+
+        Raises:
+            ChildLostError: It is lost, or hung and was killed.
+        """
+        assert self._child is not None
+        return self._child.call(batch, timeout_s=self.hangs_after_s)
+
+    def is_healthy(self) -> bool:
+        """Score the golden sentences once more; False when they fail or take the process along."""
+        assert self._child is not None
+        try:
+            answer = self._child.call(CheckGolden(), timeout_s=self.hangs_after_s)
+        except ChildLostError as error:
+            answer = Sick(str(error))
+        if isinstance(answer, Sick):
+            log.warning("golden sentences fail", extra=fields("golden_failed", error=answer.reason))
+        return not isinstance(answer, Sick)
+
+    def kill(self) -> None:
+        """End a child that hangs; whoever waits for it notices."""
+        if self._child is not None:
+            self._child.kill()
+
+    def close(self) -> None:
+        """End it for good; any thread may call, also while it starts."""
+        with self._lock:
+            self._is_closed = True
+            if self._child is not None:
+                self._child.kill()
