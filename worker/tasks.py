@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from scorequeue.codec import decode_chunk
 from scorequeue.errors import CodecError, ProtocolTooNewError, RedisUnavailableError, VersionError
@@ -22,6 +23,7 @@ from scorequeue.jobs import ErrorCode, Lane, RowError
 from scorequeue.ledger import Ledger, new_token
 from scorequeue.logs import fields
 from scorequeue.records import LaneRoom, LeasedChunk
+from worker.backends import Encodings
 from worker.broker import Bells
 from worker.finished import Finished
 from worker.leases import LeaseKeeper
@@ -48,6 +50,9 @@ APART_AFTER = 2
 """Expired leases after which a chunk is tokenised in a process of its own: a text that kills the tokenizer would kill
 worker after worker."""
 
+ROWS_A_TASK = 1_024
+"""Most rows that a thread of the pool tokenises at once: enough to make handing them over cheap."""
+
 TOKENISED_AT_ONCE = 64
 """Most texts that the feeder tokenises itself: handing them to another thread takes longer."""
 
@@ -57,6 +62,22 @@ _ROOM_POLL_S = 0.25
 _BEHIND_POLL_S = 0.05
 
 log = logging.getLogger(__name__)
+
+
+class Begun(NamedTuple):
+    """A chunk whose rows are to be tokenised.
+
+    Attributes:
+        leased: What was claimed.
+        scorer: Of the version that scores it.
+        texts: Its rows that can be scored.
+        on_done: Takes their scores.
+    """
+
+    leased: LeasedChunk
+    scorer: Scorer
+    texts: Sequence[str]
+    on_done: Callable[[ChunkScores], None]
 
 
 class Pump:
@@ -121,8 +142,7 @@ class Pump:
             with self._lock:
                 self._look_again = False
             chunks = self._claim()
-            for chunk in chunks:
-                self._start(chunk)
+            self._tokenize(chunks)
             if not chunks:
                 with self._lock:
                     if not self._look_again:
@@ -162,14 +182,14 @@ class Pump:
             self._versions.request(claim.waiting_version)
         return claim.chunks
 
-    def _start(self, leased: LeasedChunk) -> None:
-        """Hand a chunk's good rows to the scorer; a chunk that cannot be begun goes back."""
+    def _start(self, leased: LeasedChunk) -> Begun | None:
+        """Read a chunk; None if there is nothing to tokenise, because it goes back or is done already."""
         lease = leased.lease
         try:
             scorer = self._versions.get(leased.model_version)
         except VersionError:  # it made room between the claim and now
             self._keeper.release([lease])
-            return
+            return None
         fail = partial(failed_commit, leased, labels=scorer.labels)
         try:
             chunk = decode_chunk(leased.payload)
@@ -178,12 +198,12 @@ class Pump:
             facts = fields("chunk_unreadable", job_id=lease.job_id, chunk=lease.chunk, error=str(exc))
             log.error("a chunk is damaged; its rows fail", extra=facts)
             self._keeper.finish(Finished(lease, partial(fail, error=DAMAGED), fail))
-            return
+            return None
         commit = partial(commit_of, leased, chunk, labels=scorer.labels)
         good = good_rows(chunk)
         if not good:
             self._keeper.finish(Finished(lease, partial(commit, scores=None, truncated=None, failed={}), fail))
-            return
+            return None
 
         def on_done(done: ChunkScores) -> None:
             made = partial(commit, scores=done.scores, truncated=done.truncated, failed=done.failed)
@@ -191,23 +211,45 @@ class Pump:
 
         texts = [chunk.texts[position] for position in good] if chunk.errors else chunk.texts
         self._room.take(self.lane, len(texts))
-        hand_on = partial(self._hand_on, leased, scorer, texts, on_done)
-        if len(texts) <= TOKENISED_AT_ONCE:
-            hand_on()
-        else:
-            self._tokenizers.submit(hand_on)
+        return Begun(leased, scorer, texts, on_done)
 
-    def _hand_on(
-        self, leased: LeasedChunk, scorer: Scorer, texts: Sequence[str], on_done: Callable[[ChunkScores], None]
-    ) -> None:
-        """Tokenise a chunk's texts and give them to the scorer."""
-        lease = leased.lease
-        if leased.deaths >= APART_AFTER:
-            facts = fields("tokenised_apart", job_id=lease.job_id, chunk=lease.chunk, deaths=leased.deaths)
-            log.warning("workers were lost with a chunk; it is tokenised in a process of its own", extra=facts)
-            encodings = encode_apart(scorer.files, texts)
+    def _tokenize(self, chunks: Sequence[LeasedChunk]) -> None:
+        """Read chunks and have them tokenised: a few texts here, many in the pool's threads, several chunks a task."""
+        group: list[Begun] = []
+        rows = 0
+        for begun in filter(None, map(self._start, chunks)):
+            if begun.leased.deaths >= APART_AFTER:
+                self._tokenizers.submit(partial(self._hand_on_apart, begun))
+                continue
+            if group and (rows + len(begun.texts) > ROWS_A_TASK or begun.scorer is not group[0].scorer):
+                self._hand_on_soon(group, rows)
+                group, rows = [], 0
+            group.append(begun)
+            rows += len(begun.texts)
+        if group:
+            self._hand_on_soon(group, rows)
+
+    def _hand_on_soon(self, group: list[Begun], rows: int) -> None:
+        if rows <= TOKENISED_AT_ONCE:
+            self._hand_on(group)
         else:
-            encodings = self._tokenizers.encode(scorer.files, texts)
-        if not scorer.submit(ChunkWork(lease, self.lane, encodings, on_done)):  # the worker is going
-            self._room.give(self.lane, len(texts))
+            self._tokenizers.submit(partial(self._hand_on, group))
+
+    def _hand_on(self, group: list[Begun]) -> None:
+        """Tokenise chunks of one version and give them to its scorer."""
+        tokenised = self._tokenizers.encode(group[0].scorer.files, [begun.texts for begun in group])
+        for begun, encodings in zip(group, tokenised, strict=True):
+            self._give(begun, encodings)
+
+    def _hand_on_apart(self, begun: Begun) -> None:
+        """Tokenise a chunk with which workers were lost."""
+        lease = begun.leased.lease
+        facts = fields("tokenised_apart", job_id=lease.job_id, chunk=lease.chunk, deaths=begun.leased.deaths)
+        log.warning("workers were lost with a chunk; it is tokenised in a process of its own", extra=facts)
+        self._give(begun, encode_apart(begun.scorer.files, begun.texts))
+
+    def _give(self, begun: Begun, encodings: Encodings) -> None:
+        lease = begun.leased.lease
+        if not begun.scorer.submit(ChunkWork(lease, self.lane, encodings, begun.on_done)):  # it is going
+            self._room.give(self.lane, len(begun.texts))
             self._keeper.release([lease])

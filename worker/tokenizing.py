@@ -48,6 +48,8 @@ SPARE_CORES = 4
 SINGLY = 256
 """Texts that are tried one by one once one of them is known to end the tokenizer; of more, groups first."""
 
+_THREAD_NAME = "tokenizer"
+
 FEW = 4
 """Texts that go one by one: waking the library's threads for them costs twice as much as it saves."""
 
@@ -163,7 +165,7 @@ class TokenizerPool:
         self._on_fatal = on_fatal
         self._own = threading.local()
         self._begun_at: dict[int, float] = {}  # by thread
-        self._executor = ThreadPoolExecutor(self.threads, thread_name_prefix="tokenizer")
+        self._executor = ThreadPoolExecutor(self.threads, thread_name_prefix=_THREAD_NAME)
 
     def submit(self, task: Callable[[], None]) -> None:
         """Run a task, which calls ``encode``, in one of the threads."""
@@ -174,17 +176,17 @@ class TokenizerPool:
         begun = list(self._begun_at.values())
         return time.monotonic() - min(begun) if begun else 0.0
 
-    def encode(self, files: TokenizerFiles, texts: Sequence[str]) -> Encodings:
-        """Tokenise texts in the calling thread, which may be one of the pool's; texts that cannot be, fail alone."""
+    def encode(self, files: TokenizerFiles, chunks: Sequence[Sequence[str]]) -> list[Encodings]:
+        """Tokenise the texts of chunks in the calling thread; texts that cannot be tokenised fail alone."""
         me = threading.get_ident()
         self._begun_at[me] = time.monotonic()
         try:
-            if self._in_processes and len(texts) > FEW:
-                return self._own_process().encode(files, texts)
-            return encode_here(files, texts)
+            if self._in_processes and threading.current_thread().name.startswith(_THREAD_NAME):
+                return self._own_process().encode(files, chunks)
+            return [encode_here(files, texts) for texts in chunks]
         except (TokenizingError, ChildLostError):
             self._begun_at.pop(me)
-            return encode_apart(files, texts)
+            return [encode_apart(files, texts) for texts in chunks]
         finally:
             self._begun_at.pop(me, None)
 
@@ -212,22 +214,22 @@ class TokenizerProcess:
         self._child = Child(CHILD_MODULE)
         self.is_lost = False
 
-    def encode(self, files: TokenizerFiles, texts: Sequence[str]) -> Encodings:
-        """Tokenise texts there.
+    def encode(self, files: TokenizerFiles, chunks: Sequence[Sequence[str]]) -> list[Encodings]:
+        """Tokenise the texts of chunks there.
 
         Raises:
             TokenizingError: The tokenizer raised.
             ChildLostError: The process ended, or gave no answer in time.
         """
         try:
-            answer = self._child.call((files, list(texts)), timeout_s=ANSWER_S)
+            answer = self._child.call((files, chunks), timeout_s=ANSWER_S)
         except ChildLostError:
             self.is_lost = True
             self._child.close()
             raise
         if isinstance(answer, TokenizingError):
             raise answer
-        encodings: Encodings = answer
+        encodings: list[Encodings] = answer
         return encodings
 
     def close(self) -> None:
@@ -268,7 +270,7 @@ def encode_apart(files: TokenizerFiles, texts: Sequence[str]) -> Encodings:
         nonlocal process
         for is_last in (False, True):
             try:
-                yield process.encode(files, some)
+                yield from process.encode(files, [some])
                 return
             except TokenizingError as error:
                 why = RowError(ErrorCode.SCORING_FAILED, str(error))
@@ -305,11 +307,11 @@ def main() -> None:
     with closing(connect_to_parent()) as connection:
         while True:
             try:
-                files, texts = connection.recv()
+                files, chunks = connection.recv()
             except EOFError:
                 return
             try:
-                connection.send(encode_here(files, texts))
+                connection.send([encode_here(files, texts) for texts in chunks])
             except TokenizingError as error:
                 connection.send(TokenizingError(str(error)))
 
