@@ -23,7 +23,6 @@ ScorequeueError
 │   ├── VersionNotFoundError    6  no such checkpoint version, or the registry is empty
 │   └── VerificationError       6  a checkpoint version does not match its manifest
 │       └── ConversionError     6  OpenVINO cannot convert it
-│           └── ConversionStoppedError  6  it may do so on another day: no room, no memory, or killed
 ├── GateRefusedError            7  the promote gate said no
 ├── JobNotCleanError            8  too many failed rows, not completed, or an audit differs
 │   └── JobClosedError          8  the job ended early while it was uploaded
@@ -161,10 +160,6 @@ class VerificationError(VersionError):
 
 class ConversionError(VerificationError):
     """OpenVINO cannot convert this architecture, or computes other scores with it."""
-
-
-class ConversionStoppedError(ConversionError):
-    """The machine, not the checkpoint, kept it from being converted; on another day it may work."""
 
 
 class GateRefusedError(ScorequeueError):
