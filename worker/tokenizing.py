@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Protocol
@@ -38,12 +39,12 @@ ANSWER_S = 10.0
 MOST_THREADS = 4
 """Threads that tokenise for a CPU: the model needs the cores."""
 
-MOST_PROCESSES = 12
-"""Processes that tokenise for a GPU: 12 brought 300,000 rows/s on 16 cores of an H100's host, which is what the rest of
-the worker hands on."""
+MOST_PROCESSES = 16
+"""Processes that tokenise for a GPU: 12 brought 300,000 rows/s on 16 cores of an H100's host, which is about what the
+rest of the worker can hand on."""
 
-SPARE_CORES = 4
-"""Cores of a GPU's host that are left to the worker, its device process, Redis and a producer."""
+SPARE_CORES = 3
+"""Cores of a GPU's host that are left to the worker, its device process and Redis."""
 
 SINGLY = 256
 """Texts that are tried one by one once one of them is known to end the tokenizer; of more, groups first."""
@@ -166,6 +167,10 @@ class TokenizerPool:
         self._own = threading.local()
         self._begun_at: dict[int, float] = {}  # by thread
         self._executor = ThreadPoolExecutor(self.threads, thread_name_prefix=_THREAD_NAME)
+        if in_processes:  # now, and not when the first large job comes: each takes a second to start
+            together = threading.Barrier(self.threads)
+            for _ in range(self.threads):
+                self.submit(partial(self._start_process, together))
 
     def submit(self, task: Callable[[], None]) -> None:
         """Run a task, which calls ``encode``, in one of the threads."""
@@ -199,6 +204,10 @@ class TokenizerPool:
             task()
         except BaseException as error:
             self._on_fatal(error)
+
+    def _start_process(self, together: threading.Barrier) -> None:
+        together.wait()  # no thread takes two of these tasks
+        self._own_process()
 
     def _own_process(self) -> TokenizerProcess:
         process: TokenizerProcess | None = getattr(self._own, "process", None)
