@@ -22,7 +22,7 @@ from worker.backends import DeviceFullError, Encodings, Scores, pad_rows
 from worker.batching import plan_batches
 from worker.cpu import has_native_bfloat16
 from worker.device.loading import LoadedModel, load_model
-from worker.device.sweep import Point, budget_key, keep, measure
+from worker.device.sweep import Point, budget_key, choose, keep, measure
 from worker.scorer import MAX_ROWS
 from worker.settings import WorkerSettings
 
@@ -228,7 +228,8 @@ def _measure_way(
         registry, version, backend=backend, device=settings.device, dtype=dtype, cache_dir=settings.cache_dir
     )
     points = list(measure(model.backend))
-    chosen = keep(points, key=budget_key(model.backend, registry.path(version)), cache_dir=settings.cache_dir)
+    chosen = choose(points)
+    keep(chosen, key=budget_key(model.backend, registry.path(version)), cache_dir=settings.cache_dir)
     return _measure(model, texts, budget=settings.token_budget or chosen, points=points, reference=reference)
 
 
