@@ -71,8 +71,12 @@ class Script:
         self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
-def connect(url: str) -> redis.Redis:
+def connect(url: str, **options: Any) -> redis.Redis:
     """Return a client with short time-outs and no retries of its own.
+
+    Args:
+        url: Address of Redis.
+        options: What redis-py's connections are made with besides.
 
     Raises:
         RedisUnavailableError: The address cannot be read.
@@ -80,7 +84,7 @@ def connect(url: str) -> redis.Redis:
     address = read_address(url)
     keepalive = {} if "path" in address.options else {"socket_keepalive": True}
     pool = redis.ConnectionPool(
-        **address.options | keepalive,
+        **address.options | keepalive | options,
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=SOCKET_TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),
@@ -172,8 +176,13 @@ class ScriptRunner:
                     raise answer
         return answers[1:]
 
-    def repeat(self, action: Callable[[], T]) -> T:
-        """Repeat an action that may happen twice while Redis cannot be reached, within the patience."""
+    def repeat(self, action: Callable[[], T], *, after: type[RedisUnavailableError] = RedisUnavailableError) -> T:
+        """Repeat an action that may happen twice while Redis cannot be reached, within the patience.
+
+        Args:
+            action: What to do.
+            after: Errors after which it is repeated.
+        """
         give_up_at = min(time.monotonic() + self.patience_s, self.give_up_at)
         pause_s = _FIRST_PAUSE_S
         is_told = False
@@ -182,7 +191,7 @@ class ScriptRunner:
                 answer = action()
             except (RedisRefusedError, ProtocolTooNewError):
                 raise
-            except RedisUnavailableError as exc:
+            except after as exc:
                 if time.monotonic() + pause_s > give_up_at:
                     raise
                 if self._on_outage is not None and not is_told:

@@ -27,7 +27,6 @@ from scorequeue import __version__
 from scorequeue.errors import ExitCode, ProtocolTooNewError
 from scorequeue.jobs import Lane
 from scorequeue.keys import PROTOCOL
-from scorequeue.ledger import Ledger
 from scorequeue.logs import fields
 from scorequeue.records import Lease
 from scorequeue.registry import Registry
@@ -38,6 +37,7 @@ from worker.leases import LeaseKeeper
 from worker.loading import load_model
 from worker.lookout import Lookout
 from worker.models import ModelShelf
+from worker.outages import reach_ledger
 from worker.scorer import Scorer
 from worker.settings import WorkerSettings
 from worker.suspects import LedgerNotes
@@ -70,7 +70,7 @@ class Service:
         self._failure: BaseException | None = None
         self._celery_status = 0
 
-        self._ledger = Ledger.connect(settings, patience_s=PATIENCE_S)
+        self._ledger = reach_ledger(settings, patience_s=PATIENCE_S, timeout_s=settings.start_timeout_s)
         registry = Registry(settings.registry)
         load = partial(
             load_model,
