@@ -14,6 +14,7 @@ to ``queued`` with a retry. Time comes from Redis.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -67,6 +68,7 @@ class Ledger(JobVerbs, LeaseVerbs, Overviews):
             # One that is away may be the wrong one; one that answers will take writes again.
             version = ledger._scripts.repeat(lambda: _check(client, keys), after=RedisNotReadyError)
         except ResponseError as exc:  # for instance a database number that the server does not have
+            _check_hello(settings, exc)
             raise RedisRefusedError(f"Redis refused: {exc}; check --redis-url") from exc
         ledger.can_sync = version >= scripts.OLDEST_WAITAOF
         return ledger
@@ -92,3 +94,16 @@ def _check_server(info: dict[str, Any], client: redis.Redis) -> tuple[int, ...]:
     if info.get("redis_mode") == "cluster":
         raise cluster_error(client)
     return version
+
+
+def _check_hello(settings: Settings, error: ResponseError) -> None:
+    """Refuse a server that does not know HELLO: mostly it is older than Redis 6, and says so when asked otherwise."""
+    if "unknown command" not in str(error) or "HELLO" not in str(error):
+        return
+    client = scripts.connect(settings.redis_url, protocol=2)
+    with client, contextlib.suppress(redis.RedisError):
+        _check_server(client.info("server"), client)
+    raise RedisRefusedError(
+        "expected Redis 6.2 or newer, got one that does not know HELLO, which redis-py and kombu begin with;"
+        " update the server, or take rename-command HELLO out of its configuration"
+    ) from error

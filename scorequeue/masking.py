@@ -33,6 +33,9 @@ _SHOWN_OPTIONS = _KNOWN_OPTIONS - SECRET_OPTIONS
 _SHORTEST_SECRET = 4
 """Characters; a shorter password is no secret, and hiding it would make holes in every line of a log."""
 
+_REPEATED = re.compile(r"(with args beginning with: ?)[^\n]*")
+"""What ``ERR unknown command`` goes on with."""
+
 _SOCKET_SCHEMES = ("unix", "redis+socket")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _USER = re.compile(r"[\w.%~-]*")
@@ -70,7 +73,11 @@ def secrets_of(url: str) -> tuple[str, ...]:
 
 
 def scrub(text: str, secrets: Iterable[str]) -> str:
-    """Return a text with secrets replaced; the longest should come first."""
+    """Return a text with secrets replaced; the longest should come first.
+
+    A server that does not know HELLO or AUTH repeats what came with it, cut off after 128 bytes: all of that goes.
+    """
+    text = _REPEATED.sub(rf"\1{MASK}", text)
     for secret in secrets:
         if len(secret) >= _SHORTEST_SECRET:
             text = text.replace(secret, MASK)
