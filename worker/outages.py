@@ -13,11 +13,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from scorequeue.address import read_address
-from scorequeue.errors import ProtocolTooNewError, RedisRefusedError, RedisUnavailableError
-from scorequeue.ledger import Ledger
+from scorequeue.errors import RedisUnavailableError
 from scorequeue.logs import fields
-from scorequeue.settings import Settings
 
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 2.0
@@ -76,34 +73,3 @@ class Outage:
             was_logged, self._is_logged, self._began_at = self._is_logged, False, None
         if was_logged:
             log.info("Redis is back", extra=fields("redis_back", lasted_s=round(lasted_s, 1)))
-
-
-def reach_ledger(settings: Settings, *, patience_s: float, timeout_s: float) -> Ledger:
-    """Connect once Redis is there and takes writes.
-
-    Args:
-        settings: Where it is, and the namespace.
-        patience_s: How long the ledger's verbs are repeated, later.
-        timeout_s: How long to wait for Redis now.
-
-    Raises:
-        RedisUnavailableError: The address cannot be read, or Redis did not come in time; its text is the last cause.
-        RedisRefusedError: It refuses us, or is too old.
-        ProtocolTooNewError: A newer Scorequeue wrote the namespace.
-    """
-    read_address(settings.redis_url)
-    outage, give_up_at = Outage(), time.monotonic() + timeout_s
-    while True:
-        try:
-            ledger = Ledger.connect(settings, patience_s=0)
-            ledger.sweep()  # begins with a write
-        except (ProtocolTooNewError, RedisRefusedError):
-            raise
-        except RedisUnavailableError as exc:
-            if time.monotonic() + outage.pause_s > give_up_at:
-                raise
-            outage.begin(exc)
-            time.sleep(outage.pause_s)
-        else:
-            outage.end()
-            return ledger.patient(patience_s)

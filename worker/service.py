@@ -37,9 +37,9 @@ from worker.leases import LeaseKeeper
 from worker.loading import load_model
 from worker.lookout import Lookout
 from worker.models import ModelShelf
-from worker.outages import reach_ledger
 from worker.scorer import Scorer
 from worker.settings import WorkerSettings
+from worker.startup import reach_ledger, warn_of_surroundings
 from worker.suspects import LedgerNotes
 from worker.sweep import BudgetFinder
 from worker.tasks import Pump
@@ -83,6 +83,7 @@ class Service:
         )
         self._models = ModelShelf(load, registry.current, check=registry.verify, has_work=self._ledger.has_work)
         first = self._models.load_first()
+        warn_of_surroundings(self._ledger, current=first.version)
         assert first.budget is not None
         notes = LedgerNotes(self._ledger, self.worker_id, stopping=self._stopping)
         self._scorer = Scorer(on_sick=self._fail, token_budget=first.budget.tokens, notes=notes)
