@@ -15,6 +15,7 @@ from redis.exceptions import (
     RedisError,
     ResponseError,
 )
+from redis.sentinel import SentinelConnectionPool
 
 from scorequeue.errors import (
     ProtocolTooNewError,
@@ -175,5 +176,7 @@ def _certificate_error(error: ssl.SSLError, client: redis.Redis) -> RedisRefused
 
 
 def _address(client: redis.Redis) -> str:
+    if isinstance(client.connection_pool, SentinelConnectionPool):
+        return f"the master {client.connection_pool.service_name} of Sentinel"
     where = client.connection_pool.connection_kwargs
     return str(where["path"]) if "path" in where else f"{where.get('host', 'localhost')}:{where.get('port', 6379)}"

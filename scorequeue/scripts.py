@@ -23,6 +23,7 @@ from redis.exceptions import (
     RedisError,
 )
 from redis.retry import Retry
+from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from scorequeue.address import read_address
 from scorequeue.bells import ENOUGH_BELLS, ID, bell_message
@@ -40,6 +41,13 @@ OLDEST_REDIS = (6, 2)
 
 OLDEST_WAITAOF = (7, 2)
 """From here on a server can say that what was written is on its disk."""
+
+_TIMEOUTS: dict[str, Any] = {
+    "socket_timeout": SOCKET_TIMEOUT_S,
+    "socket_connect_timeout": SOCKET_TIMEOUT_S,
+    "retry": Retry(NoBackoff(), 0),
+    "retry_on_error": [],
+}
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
@@ -83,13 +91,11 @@ def connect(url: str, **options: Any) -> redis.Redis:
     """
     address = read_address(url)
     keepalive = {} if "path" in address.options else {"socket_keepalive": True}
-    pool = redis.ConnectionPool(
-        **address.options | keepalive | options,
-        socket_timeout=SOCKET_TIMEOUT_S,
-        socket_connect_timeout=SOCKET_TIMEOUT_S,
-        retry=Retry(NoBackoff(), 0),
-        retry_on_error=[],
-    )
+    how = address.options | keepalive | _TIMEOUTS | options
+    if not address.sentinels:
+        return redis.Redis.from_pool(redis.ConnectionPool(**how))
+    sentinel = Sentinel(address.sentinels, sentinel_kwargs=_TIMEOUTS)  # type: ignore[no-untyped-call]
+    pool = SentinelConnectionPool(address.master, sentinel, **how)  # type: ignore[no-untyped-call]
     return redis.Redis.from_pool(pool)
 
 

@@ -86,6 +86,7 @@ def test_any_text_can_be_masked(text: str) -> None:
         ("unix:///run/user@1000/redis.sock", "unix:///run/user@1000/redis.sock"),
         ("redis://redis?unknown=value", "redis://redis?***"),
         ("localhost:6379", "localhost:6379"),
+        ("sentinel://someone:pw@h1:26379,[::1]:7,h2/main?db=1", "sentinel://someone:***@h1:26379,[::1]:7,h2/main?db=1"),
     ],
 )
 def test_what_is_no_password_stays_readable(url: str, shown: str) -> None:
