@@ -23,8 +23,8 @@ from scorequeue.logs import fields
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 5.0
-STABLE_S = 10.0
-"""A connection that lasted so long was good: the next loss is a new one."""
+STABLE_S = 1.0
+"""A connection that lasted so long was good, and its loss is a new one: a refusal comes with the first command."""
 
 _MALFORMED = (ValueError, TypeError, LookupError, AttributeError)
 """What kombu and Celery raise while they read a message that somebody else put there."""
