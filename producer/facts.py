@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from producer.diagnosis import Facts, RegistryFacts
-from scorequeue.errors import RedisUnavailableError, VersionError
+from scorequeue.errors import RedisRefusedError, RedisUnavailableError, VersionError
 from scorequeue.folders import list_files
 from scorequeue.ledger import Ledger
 from scorequeue.manifest import MANIFEST_NAME
@@ -35,18 +35,19 @@ def gather(settings: Settings, *, verify: bool = False) -> Facts:
     try:
         ledger = Ledger.connect(settings, patience_s=0)
     except RedisUnavailableError as exc:
-        return Facts(address, str(exc), None, {}, 0, None, {}, registry)
+        return Facts(address, str(exc), None, {}, 0, None, None, {}, registry)
     try:
         before = ledger.overview()
-        taken_back = _take_back(ledger, before)
+        write_error = _take_back(ledger)
         bells = _unheard_bells(ledger, before)
         now = ledger.overview()
         found = ledger.server_settings(_SETTINGS)
     except RedisUnavailableError as exc:
-        return Facts(address, str(exc), None, {}, 0, None, {}, registry)
+        return Facts(address, str(exc), None, {}, 0, None, None, {}, registry)
     finally:
         ledger.close()
-    return Facts(address, "", now, found, before.overdue_leases, taken_back, bells, registry)
+    taken_back = None if write_error != "" else now.leases_expired - before.leases_expired
+    return Facts(address, "", now, found, before.overdue_leases, taken_back, write_error, bells, registry)
 
 
 def look_at_registry(root: Path, *, verify: bool) -> RegistryFacts:
@@ -71,15 +72,15 @@ def look_at_registry(root: Path, *, verify: bool) -> RegistryFacts:
     return RegistryFacts(str(root), True, current, files, verify)
 
 
-def _take_back(ledger: Ledger, before: Overview) -> int | None:
-    """Take expired leases back; return how many went back, None where that cannot be done."""
-    if before.server.role != "master":
-        return None
+def _take_back(ledger: Ledger) -> str | None:
+    """Take expired leases back, which begins with a write; return why Redis took none, None where we may not write."""
     try:
         ledger.sweep()
-    except RedisUnavailableError:  # no right to, or no writes now; if Redis is away, the next question says so
+    except RedisRefusedError:
         return None
-    return ledger.overview().leases_expired - before.leases_expired
+    except RedisUnavailableError as exc:
+        return str(exc)
+    return ""
 
 
 def _unheard_bells(ledger: Ledger, view: Overview) -> dict[str, int]:

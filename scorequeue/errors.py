@@ -10,6 +10,7 @@ ScorequeueError
 │   ├── MissingExtraError       2  an optional dependency is not installed
 │   └── DivergedError           2  the settings made a fit's loss infinite or undefined
 ├── RedisUnavailableError       3  Redis cannot be reached
+│   ├── RedisNotReadyError      3  Redis answered, and takes no writes for now: a failover, a full disk
 │   ├── RedisRefusedError       3  Redis answered no: auth, version
 │   │   └── RedisFullError      3  Redis has no memory left for new rows
 │   ├── UploadLostError         3  Redis came back without the end of an upload
@@ -100,6 +101,10 @@ class RedisUnavailableError(ScorequeueError):
     """Redis cannot be reached."""
 
     exit_code = ExitCode.REDIS
+
+
+class RedisNotReadyError(RedisUnavailableError):
+    """Redis was reached, and takes no writes for now; it may again by itself."""
 
 
 class RedisRefusedError(RedisUnavailableError):

@@ -73,7 +73,6 @@ class ServerView(NamedTuple):
 
     Attributes:
         version: Its version.
-        mode: ``standalone``, ``cluster`` or ``sentinel``.
         role: ``master`` or ``slave``.
         used_memory: Bytes.
         maxmemory: Bytes; 0 means no limit.
@@ -86,7 +85,6 @@ class ServerView(NamedTuple):
     """
 
     version: str
-    mode: str
     role: str
     used_memory: int
     maxmemory: int
@@ -96,6 +94,11 @@ class ServerView(NamedTuple):
     is_snapshot_ok: bool
     replicas: int
     good_replicas: int | None
+
+    @property
+    def takes_writes(self) -> bool:
+        """Whether it takes writes, as far as a user can tell who may only read."""
+        return self.role == "master" and self.is_append_ok and self.is_snapshot_ok and self.good_replicas != 0
 
 
 class Overview(NamedTuple):
@@ -252,7 +255,6 @@ def _read_server(info: dict[str, Any]) -> ServerView:
     append_only, good = info.get("aof_enabled"), info.get("min_slaves_good_slaves")
     return ServerView(
         version=str(info["redis_version"]),
-        mode=str(info.get("redis_mode", "standalone")),
         role=str(info.get("role", "master")),
         used_memory=int(info["used_memory"]),
         maxmemory=int(info.get("maxmemory", 0)),

@@ -23,6 +23,7 @@ from redis.exceptions import (
     RedisError,
 )
 from redis.retry import Retry
+from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from scorequeue.address import read_address
 from scorequeue.bells import ENOUGH_BELLS, ID, bell_message
@@ -40,6 +41,13 @@ OLDEST_REDIS = (6, 2)
 
 OLDEST_WAITAOF = (7, 2)
 """From here on a server can say that what was written is on its disk."""
+
+_TIMEOUTS: dict[str, Any] = {
+    "socket_timeout": SOCKET_TIMEOUT_S,
+    "socket_connect_timeout": SOCKET_TIMEOUT_S,
+    "retry": Retry(NoBackoff(), 0),
+    "retry_on_error": [],
+}
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
@@ -71,21 +79,23 @@ class Script:
         self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
-def connect(url: str) -> redis.Redis:
+def connect(url: str, **options: Any) -> redis.Redis:
     """Return a client with short time-outs and no retries of its own.
+
+    Args:
+        url: Address of Redis.
+        options: What redis-py's connections are made with besides.
 
     Raises:
         RedisUnavailableError: The address cannot be read.
     """
     address = read_address(url)
     keepalive = {} if "path" in address.options else {"socket_keepalive": True}
-    pool = redis.ConnectionPool(
-        **address.options | keepalive,
-        socket_timeout=SOCKET_TIMEOUT_S,
-        socket_connect_timeout=SOCKET_TIMEOUT_S,
-        retry=Retry(NoBackoff(), 0),
-        retry_on_error=[],
-    )
+    how = address.options | keepalive | _TIMEOUTS | options
+    if not address.sentinels:
+        return redis.Redis.from_pool(redis.ConnectionPool(**how))
+    sentinel = Sentinel(address.sentinels, sentinel_kwargs=_TIMEOUTS)  # type: ignore[no-untyped-call]
+    pool = SentinelConnectionPool(address.master, sentinel, **how)  # type: ignore[no-untyped-call]
     return redis.Redis.from_pool(pool)
 
 
@@ -172,8 +182,13 @@ class ScriptRunner:
                     raise answer
         return answers[1:]
 
-    def repeat(self, action: Callable[[], T]) -> T:
-        """Repeat an action that may happen twice while Redis cannot be reached, within the patience."""
+    def repeat(self, action: Callable[[], T], *, after: type[RedisUnavailableError] = RedisUnavailableError) -> T:
+        """Repeat an action that may happen twice while Redis cannot be reached, within the patience.
+
+        Args:
+            action: What to do.
+            after: Errors after which it is repeated.
+        """
         give_up_at = min(time.monotonic() + self.patience_s, self.give_up_at)
         pause_s = _FIRST_PAUSE_S
         is_told = False
@@ -182,7 +197,7 @@ class ScriptRunner:
                 answer = action()
             except (RedisRefusedError, ProtocolTooNewError):
                 raise
-            except RedisUnavailableError as exc:
+            except after as exc:
                 if time.monotonic() + pause_s > give_up_at:
                     raise
                 if self._on_outage is not None and not is_told:

@@ -15,7 +15,7 @@ from typing import Any
 
 from celery import Celery
 from celery.apps.worker import install_cry_handler
-from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
+from celery.exceptions import SecurityWarning
 from celery.worker import state as celery_state
 from celery.worker.consumer.connection import Connection as ConnectionStep
 from kombu.transport.redis import Channel
@@ -47,6 +47,9 @@ def make_worker_app(settings: WorkerSettings, score: Callable[[Lane, int], None]
         # A queue's outage is no reason to end: ask for ever, the supervisor decides otherwise.
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # A Redis that refuses a command (a failover, a full disk) is an outage too, and needs a pause between tries.
+        broker_channel_error_retry=True,
+        worker_consumer="worker.consumer:PatientConsumer",
         # Pumps hold their leases through an outage; losing the connection must not cancel them.
         worker_cancel_long_running_tasks_on_connection_loss=False,
         # Prints and logs stay ours.
@@ -97,8 +100,6 @@ class CeleryWorker:
         # It warns of running as root because pickled messages could run code; ours are JSON, and nothing else is
         # accepted.
         warnings.filterwarnings("ignore", category=SecurityWarning)
-        # It warns at each lost connection of a default that is not ours.
-        warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
         _install_handlers(self._on_stop)
         self._worker = self._app.Worker(
             hostname=f"scorequeue-{self._worker_id}@{socket.gethostname()}",

@@ -48,6 +48,7 @@ def make_app(settings: Settings) -> Celery:
         accept_content=["json"],
         task_ignore_result=True,
         broker_transport_options={
+            **address.broker_options,
             "global_keyprefix": Keys(settings.namespace).celery_prefix,
             # One list a queue: without priorities there is nothing to sort.
             "priority_steps": [0],

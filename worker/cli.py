@@ -94,6 +94,12 @@ def cli() -> None:
 @_model_options
 @_setting("--lanes", help="express,bulk or one of them.")
 @_setting(
+    "--start-timeout",
+    "start_timeout_s",
+    metavar="DURATION",
+    help="Time to wait for a Redis that is away or takes no writes; default: 60s.",
+)
+@_setting(
     "--drain-timeout",
     "drain_timeout_s",
     metavar="DURATION",
@@ -104,7 +110,8 @@ def start(*, local: bool, quiet: bool, **options: Any) -> None:
     r"""Start a worker in the foreground.
 
     It loads the registry's current version, tries it on its golden sentences, and then takes work until it is told to
-    stop. SIGTERM or Ctrl-C drains: the batch on the device is finished, the rest goes back to the queue.
+    stop. A Redis that is away or takes no writes is waited for, at the start for --start-timeout (then it exits with
+    3). SIGTERM or Ctrl-C drains: the batch on the device is finished, the rest goes back to the queue.
 
     \b
     Example:

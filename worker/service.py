@@ -28,7 +28,6 @@ from scorequeue import __version__
 from scorequeue.errors import ExitCode, ProtocolTooNewError
 from scorequeue.jobs import Lane
 from scorequeue.keys import PROTOCOL
-from scorequeue.ledger import Ledger
 from scorequeue.logs import fields
 from scorequeue.records import Lease
 from scorequeue.registry import Registry
@@ -41,6 +40,7 @@ from worker.lookout import Lookout
 from worker.room import Room
 from worker.scorer import Scorer
 from worker.settings import WorkerSettings
+from worker.startup import reach_ledger, warn_of_surroundings
 from worker.tasks import Pump
 from worker.tokenizing import TokenizerFiles, TokenizerPool
 from worker.versions import Versions
@@ -77,7 +77,7 @@ class Service:
         self._failure: BaseException | None = None
         self._celery_status = 0
 
-        self._ledger = Ledger.connect(settings, patience_s=PATIENCE_S)
+        self._ledger = reach_ledger(settings, patience_s=PATIENCE_S, timeout_s=settings.start_timeout_s)
         self._registry = Registry(settings.registry)
         self._keeper = LeaseKeeper(
             self._ledger,
@@ -96,6 +96,7 @@ class Service:
             release=self._keeper.release,
         )
         loaded = self._versions.load_first()
+        warn_of_surroundings(self._ledger, current=self._versions.current.version)
         self._tokenizers = TokenizerPool(in_processes=loaded.is_fast, on_fatal=self._fail)
         bells = Bells(settings)
         self._pumps = {

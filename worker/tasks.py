@@ -110,7 +110,6 @@ class Pump:
         self._lock = threading.Lock()
         self._is_running = False
         self._look_again = False
-        self._is_reachable = True
 
     def run(self) -> None:
         """Pump until the lane is empty, the turn is over or the worker stops. Returns at once if it runs already."""
@@ -171,12 +170,8 @@ class Pump:
         except ProtocolTooNewError:
             raise
         except RedisUnavailableError as exc:
-            self._keeper.give_up_claim(token)
-            if self._is_reachable:
-                log.warning("a claim got no answer", extra=fields("claim_failed", lane=self.lane.value, error=str(exc)))
-            self._is_reachable = False
+            self._keeper.give_up_claim(token, exc)
             return []
-        self._is_reachable = True
         self._keeper.hold(chunk.lease for chunk in claim.chunks)
         if claim.waiting_version is not None and claim.waited_s >= LOAD_AFTER_S:
             self._versions.request(claim.waiting_version)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from worker.loading import load_model
 
 from scorequeue.registry import Registry
 from tests.benchmarks.endurance import measure_memory, measure_real_memory
@@ -31,7 +32,6 @@ from tests.benchmarks.queue_alone import measure_queue
 from tests.benchmarks.startup import help_seconds
 from tests.benchmarks.throughput import BACKENDS, Arena, Figures, made, sentences
 from worker.bench import score_all
-from worker.loading import load_model
 
 PARTS = ("bulk", "latency", "scores", "endurance", "queue", "files")
 BASE = "pipeline, batch 32"

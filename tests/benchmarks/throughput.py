@@ -10,6 +10,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from worker.loading import LoadedModel, load_model
+from worker.sweep import find_budget
+
 from producer import Client
 from scorequeue.jobs import Lane
 from scorequeue.registry import Registry
@@ -19,9 +22,7 @@ from tests.processes import WorkerProcess
 from tests.servers import RedisServer
 from worker.bench import score_all
 from worker.cpu import usable_cpus
-from worker.loading import LoadedModel, load_model
 from worker.scorer import Scorer
-from worker.sweep import find_budget
 from worker.windows import ChunkScores, ChunkWork
 
 REAL_SENTENCES = Path("../shared/data/cola/in_domain_train.tsv")

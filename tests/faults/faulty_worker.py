@@ -22,14 +22,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-
 import worker.loading
-import worker.tasks
 import worker.watchdog
+from worker.loading import LoadedModel, make_fake_model
+
+import worker.tasks
 from scorequeue.manifest import GoldenSentence
 from worker.backends import Encodings, PaddedBatch
 from worker.backends.fake import FakeBackend, FakeRunning, FakeTokenizer
-from worker.loading import LoadedModel, make_fake_model
 
 KILLER = "this row kills"
 POISON = "this row raises"

@@ -49,6 +49,10 @@ class Proxy:
             for end in pair:
                 _close(end)
 
+    def lead_to(self, port: int) -> None:
+        """From now on new connections go to another server; those that are there stay where they are."""
+        self._target_port = port
+
     def lose_large_answer(self, most_bytes: int) -> None:
         """The first answer with more bytes vanishes, and all that come after it."""
         self.most_answer_bytes = most_bytes

@@ -15,6 +15,7 @@ import redis
 
 from scorequeue.codec import digest, encode_chunk
 from scorequeue.columns import Chunk
+from scorequeue.errors import RedisUnavailableError
 from scorequeue.jobs import JobSpec, Lane
 from scorequeue.ledger import Ledger, new_token
 from scorequeue.records import ChunkUpload, LaneRoom, LeasedChunk
@@ -168,7 +169,7 @@ def test_stop_gives_back_what_was_not_committed(server: RedisServer, ledger: Led
     keeper.hold([scored.lease, waiting.lease])
     lose_redis(server, keeper)
     keeper.finish(finished(scored))
-    keeper.give_up_claim(token)
+    keeper.give_up_claim(token, RedisUnavailableError("away"))
 
     assert keeper.flush(0.3) is False
     stopping = InThread(lambda: keeper.stop(timeout_s=WAIT_S))

@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from worker.loading import load_model
 
 from scorequeue.errors import ExitCode
 from scorequeue.registry import Registry
@@ -25,7 +26,6 @@ from tests.tiny import ARCHITECTURES, make_tiny_base
 from training.cli import root as cli
 from training.importing import Imported, import_checkpoint
 from training.quiet import quiet_libraries
-from worker.loading import load_model
 
 LABELS = ("calm", "glad", "cross")
 SHORT = ["The dog slept.", "Which letter did the teacher read?", "She told himself a story about the children."]

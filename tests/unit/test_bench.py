@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from worker.sweep import Point
 
 from scorequeue.errors import ExitCode
 from tests.tiny import publish_tiny
@@ -15,7 +16,6 @@ from worker import bench, sweep
 from worker.backends import DeviceFullError
 from worker.bench import Measured, table_of
 from worker.cli import cli
-from worker.sweep import Point
 
 TEXTS = ["The dog slept.", "The dogs is hungry.", "Which letter did the teacher read to the children?"] * 20
 

@@ -16,12 +16,12 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from worker.choosing import open_backend
 
 from scorequeue.errors import ConversionStoppedError, VerificationError
 from tests.tiny import make_tiny_base
 from worker import choosing
 from worker.backends import checkpoint, convert, converter
-from worker.choosing import open_backend
 
 DEADLINE_S = 60.0
 NOBODY = 65534

@@ -14,7 +14,7 @@ from scorequeue.overview import LaneView, Overview, ServerView, WorkerView
 
 GIB = 2**30
 
-SERVER = ServerView("7.2.4", "standalone", "master", GIB, 4 * GIB, "noeviction", True, True, True, 0, None)
+SERVER = ServerView("7.2.4", "master", GIB, 4 * GIB, "noeviction", True, True, True, 0, None)
 WORKER = WorkerView("w1", "host:1", "1.0", "v1", {}, 10, 1.0)
 BUSY = LaneView(Lane.BULK, 1_000, 800, 12.0, 0, ("w1",))
 OVERVIEW = Overview(
@@ -38,6 +38,7 @@ HEALTHY = Facts(
     settings={"appendfsync": "everysec", "lazyfree-lazy-expire": "yes"},
     overdue=0,
     taken_back=0,
+    write_error="",
     bells={"express": 0, "bulk": 0},
     registry=REGISTRY,
 )
@@ -66,7 +67,9 @@ def test_healthy_system_has_nothing_to_do():
 @pytest.mark.parametrize(
     ("facts", "name", "state", "said"),
     [
-        (with_server(mode="cluster"), "version", "fail", "not a cluster"),
+        (HEALTHY._replace(write_error="it is a replica; name its master"), "writes", "fail", "name its master"),
+        (HEALTHY._replace(write_error=None), "writes", "unknown", "this user may not write"),
+        (with_server(replicas=1, good_replicas=0), "min-replicas-to-write", "fail", "0 of 1 replicas keep up"),
         (with_server(role="slave"), "role", "fail", "master"),
         (with_server(has_append_only_file=False), "appendonly", "fail", "CONFIG SET appendonly yes"),
         (with_server(has_append_only_file=None), "appendonly", "unknown", "does not say"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from worker.models import IDLE_S, LOST_LOADING, RETRY_S, LoadedModel, ModelShelf, load_model, make_fake_model
 
 from scorequeue.errors import (
     DeviceSickError,
@@ -25,7 +26,6 @@ from worker.backends import DeviceFullError, PaddedBatch, Running
 from worker.backends.fake import FakeBackend, FakeRunning
 from worker.backends.torch import TorchBackend
 from worker.budget import TokenBudget
-from worker.models import IDLE_S, LOST_LOADING, RETRY_S, LoadedModel, ModelShelf, load_model, make_fake_model
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
+from worker.choosing import choose_backend, open_backend
 
 from scorequeue.errors import ConversionError, MissingExtraError, UsageError, VerificationError
 from tests.tiny import ARCHITECTURES, make_tiny_base
@@ -20,7 +21,6 @@ from worker import choosing
 from worker.backends import DeviceFullError, PaddedBatch, Scores, convert, openvino
 from worker.backends.openvino import OpenVinoBackend
 from worker.backends.torch import TorchBackend
-from worker.choosing import choose_backend, open_backend
 
 SHAPES = [(1, 1), (1, 7), (33, 5), (4, 40), (7, 120)]
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from worker.models import LoadedModel, load_model, make_fake_model
 
 from scorequeue.errors import DeviceSickError, RedisUnavailableError
 from scorequeue.jobs import ErrorCode, Lane
@@ -24,7 +25,6 @@ from worker.backends import DeviceFullError, PaddedBatch, Running, Scores
 from worker.backends.fake import FakeBackend
 from worker.backends.torch import TorchBackend
 from worker.budget import SMALLEST_BUDGET, TokenBudget
-from worker.models import LoadedModel, load_model, make_fake_model
 from worker.scorer import ChunkScores, ChunkWork, Scorer
 from worker.tokenizing import FolderTokenizer
 

@@ -9,6 +9,9 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import numpy as np
 import pytest
+from worker.loading import LoadedModel
+from worker.models import make_fake_model
+from worker.suspects import LedgerNotes, SuspectChunk
 
 from scorequeue.errors import ProtocolTooNewError, RedisFullError, RedisRefusedError, RedisUnavailableError
 from scorequeue.jobs import ErrorCode, Lane
@@ -16,9 +19,6 @@ from scorequeue.records import Lease
 from tests.unit.test_scorer import POISON, WAIT_S, Faulty, Harness, sentences
 from worker.backends import Encodings, PaddedBatch, Running, Scores
 from worker.backends.fake import FakeTokenizer
-from worker.loading import LoadedModel
-from worker.models import make_fake_model
-from worker.suspects import LedgerNotes, SuspectChunk
 
 UNREADABLE = "the tokenizer panics"
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from transformers import AutoModelForSequenceClassification
+from worker.sweep import BudgetFinder, Point, budget_key, choose, find_budget, measure
 
 from tests.tiny import make_tiny_base
 from worker import sweep
@@ -13,7 +14,6 @@ from worker.backends import DeviceFullError, PaddedBatch, Running
 from worker.backends.fake import FakeBackend
 from worker.backends.torch import TorchBackend
 from worker.budget import SMALLEST_BUDGET
-from worker.sweep import BudgetFinder, Point, budget_key, choose, find_budget, measure
 
 
 class Timed(FakeBackend):

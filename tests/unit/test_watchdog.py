@@ -6,11 +6,11 @@ import threading
 from dataclasses import dataclass, field
 
 import pytest
+from worker.watchdog import DEAF_AFTER_S, STUCK_AFTER_S, STUCK_FACTOR, Ears, Watchdog
 
 from scorequeue.errors import RedisUnavailableError
 from scorequeue.jobs import Lane
 from worker.stats import ScorerStats
-from worker.watchdog import DEAF_AFTER_S, STUCK_AFTER_S, STUCK_FACTOR, Ears, Watchdog
 
 
 @dataclass
