@@ -87,7 +87,6 @@ class Facts(NamedTuple):
         settings: The server's settings that could be read, by their names in redis.conf.
         overdue: Leases that had run out before anybody took them back.
         taken_back: How many of these went back to their lanes just now; None where that cannot be done.
-        bells: Bells that stayed in a lane with live workers for a second, by the lane's name.
         registry: The registry.
     """
 
@@ -97,7 +96,6 @@ class Facts(NamedTuple):
     settings: Mapping[str, str]
     overdue: int
     taken_back: int | None
-    bells: Mapping[str, int]
     registry: RegistryFacts
 
 

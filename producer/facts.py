@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from producer.diagnosis import Facts, RegistryFacts
@@ -18,10 +17,6 @@ from scorequeue.settings import Settings
 _SETTINGS = ("appendfsync", "lazyfree-lazy-expire")
 """What the server does not say in INFO; asking takes a right that the users of deploy/redis/users.acl do not have."""
 
-_BELL_LOOKS = 10
-_BELL_PAUSE_S = 0.1
-"""A bell is heard within milliseconds. On a busy lane a new one is often there, but not at each of ten looks."""
-
 
 def gather(settings: Settings, *, verify: bool = False) -> Facts:
     """Ask Redis and look at the registry. Expired leases are taken back on the way, as ``producer status`` does.
@@ -35,18 +30,17 @@ def gather(settings: Settings, *, verify: bool = False) -> Facts:
     try:
         ledger = Ledger.connect(settings, patience_s=0)
     except RedisUnavailableError as exc:
-        return Facts(address, str(exc), None, {}, 0, None, {}, registry)
+        return Facts(address, str(exc), None, {}, 0, None, registry)
     try:
         before = ledger.overview()
         taken_back = _take_back(ledger, before)
-        bells = _unheard_bells(ledger, before)
         now = ledger.overview()
         found = ledger.server_settings(_SETTINGS)
     except RedisUnavailableError as exc:
-        return Facts(address, str(exc), None, {}, 0, None, {}, registry)
+        return Facts(address, str(exc), None, {}, 0, None, registry)
     finally:
         ledger.close()
-    return Facts(address, "", now, found, before.overdue_leases, taken_back, bells, registry)
+    return Facts(address, "", now, found, before.overdue_leases, taken_back, registry)
 
 
 def look_at_registry(root: Path, *, verify: bool) -> RegistryFacts:
@@ -80,15 +74,3 @@ def _take_back(ledger: Ledger, before: Overview) -> int | None:
     except RedisUnavailableError:  # no right to, or no writes now; if Redis is away, the next question says so
         return None
     return ledger.overview().leases_expired - before.leases_expired
-
-
-def _unheard_bells(ledger: Ledger, view: Overview) -> dict[str, int]:
-    """Return how many bells stay in the lanes that live workers listen on."""
-    bells = {lane.lane: lane.bells for lane in view.lanes if lane.bells and lane.live_workers}
-    for _ in range(_BELL_LOOKS):
-        if not bells:
-            break
-        time.sleep(_BELL_PAUSE_S)
-        counts = {lane: min(before, ledger.bells(lane)) for lane, before in bells.items()}
-        bells = {lane: count for lane, count in counts.items() if count}
-    return {str(lane): count for lane, count in bells.items()}

@@ -5,7 +5,7 @@ Each verb is one atomic Lua script (``lua/``) over the keys of ``keys.py``. A ch
                 add_chunks           claim (token)               commit (token)
      (upload) ------------> pending ---------------> leased ---------------------> done
                               ^                        | renew                       |
-                              +---- release, or lease expired (twice: suspect)       | retry (rows that failed)
+                              +---- release, or lease expired                        | retry (rows that failed)
                               +------------------------------------------------------+
 
 and a job ``submitting -> queued -> running -> completed | cancelled | expired | failed``, and from ``completed`` back
@@ -23,6 +23,7 @@ from scorequeue import scripts
 from scorequeue.errors import RedisRefusedError, RedisUnavailableError
 from scorequeue.inquiries import PATIENCE_S
 from scorequeue.job_verbs import JobVerbs
+from scorequeue.jobs import Lane
 from scorequeue.keys import PROTOCOL, Keys
 from scorequeue.lease_verbs import LeaseVerbs, new_token
 from scorequeue.overview import Overviews
@@ -46,6 +47,7 @@ class Ledger(JobVerbs, LeaseVerbs, Overviews):
         *,
         patience_s: float = PATIENCE_S,
         on_outage: Callable[[RedisUnavailableError | None], None] | None = None,
+        wake_up: Callable[[Lane], None] | None = None,
     ) -> Ledger:
         """Reach Redis, and check that this program can work with it.
 
@@ -53,6 +55,8 @@ class Ledger(JobVerbs, LeaseVerbs, Overviews):
             settings: Where it is, and the namespace.
             patience_s: How long a verb is repeated while Redis cannot be reached.
             on_outage: Told what is wrong when that begins, and None when it is over.
+            wake_up: Called with a lane where new work came and a live worker sleeps; None leaves workers to look by
+                themselves.
 
         Raises:
             RedisUnavailableError: It cannot be reached.
@@ -82,4 +86,5 @@ class Ledger(JobVerbs, LeaseVerbs, Overviews):
             patience_s=patience_s,
             on_outage=on_outage,
             can_sync=version >= scripts.OLDEST_WAITAOF,
+            wake_up=wake_up,
         )

@@ -34,7 +34,7 @@ MOST_UNCOMMITTED = 8 * COMMITS_AT_ONCE
 """Scored chunks that wait for the committer above which nothing more should be claimed."""
 
 RELEASE_S = 1.0
-"""Seconds that a release is tried by a pump, which has other chunks to look after."""
+"""Seconds that a release is tried by a feeder, which has other chunks to look after."""
 
 _RETRY_S = 0.25
 

@@ -1,8 +1,9 @@
 """One worker from start to end: what is built in which order, and what is let go of in which.
 
     starting    Redis is reached, the checkpoint is verified, loaded and tried; nothing is claimed before
-    serving     Celery runs the pumps, the lookout does when bells are lost
-    draining    first SIGTERM: no more claims, the batch on the device is finished and committed, the rest goes back
+    serving     Celery runs the feeders, the poller does when wake-ups are lost
+    draining    first SIGTERM, or `celery control shutdown`: no more claims, the batch on the device is finished and
+                committed, the rest goes back
     ended       0 after a drain in time; 1 when the device is sick or stuck, or a part failed: the supervisor should
                 start anew; 3 when a newer Scorequeue serves the namespace
 
@@ -26,24 +27,23 @@ from typing import Any, cast
 from scorequeue import __version__
 from scorequeue.errors import ExitCode, ProtocolTooNewError
 from scorequeue.jobs import Lane
-from scorequeue.keys import PROTOCOL
 from scorequeue.ledger import Ledger
 from scorequeue.logs import fields
+from scorequeue.queue import WakeUps
 from scorequeue.records import Lease
 from scorequeue.registry import Registry
 from worker.app import STOP_SIGNALS, CeleryWorker, make_worker_app
-from worker.broker import Bells
 from worker.children import stop_children
 from worker.leases import LeaseKeeper
 from worker.loading import load_model
-from worker.lookout import Lookout
 from worker.models import ModelShelf
+from worker.poller import Poller
 from worker.scorer import Scorer
 from worker.settings import WorkerSettings
-from worker.suspects import LedgerNotes
+from worker.suspects import NoNotes
 from worker.sweep import BudgetFinder
-from worker.tasks import Pump
-from worker.watchdog import Ears, Watchdog
+from worker.tasks import Feeder
+from worker.watchdog import Watchdog
 
 PATIENCE_S = 1.0
 """The worker's threads wait for Redis themselves, and must notice meanwhile that they are told to stop."""
@@ -84,37 +84,40 @@ class Service:
         self._models = ModelShelf(load, registry.current, check=registry.verify, has_work=self._ledger.has_work)
         first = self._models.load_first()
         assert first.budget is not None
-        notes = LedgerNotes(self._ledger, self.worker_id, stopping=self._stopping)
-        self._scorer = Scorer(on_sick=self._fail, token_budget=first.budget.tokens, notes=notes)
+        self._scorer = Scorer(on_sick=self._fail, token_budget=first.budget.tokens, notes=NoNotes())
         self._keeper = LeaseKeeper(
             self._ledger, self.worker_id, lanes=settings.lanes, about=self._about, on_fatal=self._fail
         )
-        bells = Bells(settings)
-        self._pumps = {
-            lane: Pump(
+        app = make_worker_app(settings, self._score)
+        wake_ups = WakeUps(settings, app=app)
+        self._feeders = {
+            lane: Feeder(
                 lane,
                 worker_id=self.worker_id,
                 ledger=self._ledger,
                 keeper=self._keeper,
                 models=self._models,
                 scorer=self._scorer,
-                bells=bells,
+                wake_ups=wake_ups,
                 stopping=self._stopping,
             )
             for lane in settings.lanes
         }
-        self._lookout = Lookout(list(self._pumps.values()), stopping=self._stopping, on_fatal=self._fail)
-        app = make_worker_app(settings, self._score)
-        self._celery = CeleryWorker(app, settings, worker_id=self.worker_id, on_stop=self._stop)
-        self._ears = Ears(self._celery.threads)
+        self._poller = Poller(
+            self._ledger,
+            self._feeders,
+            feed=self._score,
+            keeper=self._keeper,
+            versions=self._models.ready_versions,
+            stopping=self._stopping,
+            on_fatal=self._fail,
+        )
+        self._celery = CeleryWorker(
+            app, settings, worker_id=self.worker_id, stopping=self._stopping, on_signal=self._stop
+        )
         self._watchdog = Watchdog(
             self._scorer,
             keeper=self._keeper,
-            notes_wait=lambda: notes.is_waiting,
-            lanes=settings.lanes,
-            ears=self._ears,
-            waiting_bells=self._ledger.bells,
-            restart_consumer=self._celery.restart_consumer,
             stopping=self._stopping,
         )
 
@@ -125,7 +128,7 @@ class Service:
         self._models.follow()
         self._scorer.start()
         self._keeper.start()
-        self._lookout.start()
+        self._poller.start()
         self._watchdog.start()
         threading.Thread(target=self._drain, name="drain", daemon=True).start()
         log.info("worker is ready", extra=fields("worker_ready", worker=self.worker_id, **self._about()))
@@ -142,20 +145,14 @@ class Service:
             atexit.register(os._exit, status)  # an interpreter that ends crashes threads that are inside torch
         return status
 
-    def _score(self, lane: Lane, protocol: int) -> None:
-        """What a bell starts. A pump that fails holds leases that nobody would score: the worker must end."""
-        if protocol > PROTOCOL:
-            self._fail(
-                ProtocolTooNewError(f"expected bells of protocol {PROTOCOL}, got {protocol}; update this worker")
-            )
-            return
+    def _score(self, lane: Lane) -> None:
+        """Run a lane's feeder. One that fails holds leases that no one would score: the worker must end."""
         try:
-            with self._ears(lane):
-                self._pumps[lane].run()
+            self._feeders[lane].run()
         except ProtocolTooNewError as exc:
             self._fail(exc)
         except BaseException as exc:  # a panic inside tokenizers is no Exception
-            log.exception("a pump failed", extra=fields("pump_failed", lane=lane.value))
+            log.exception("a feeder failed", extra=fields("feeder_failed", lane=lane.value))
             self._fail(exc)
 
     def _stop(self, signum: int) -> None:
@@ -184,7 +181,7 @@ class Service:
 
         self._models.stop()  # 0. no other version is taken up, and nobody waits for one that is being loaded
         stop_children()
-        self._lookout.join(_left_s(work_ends_at))  # 1. pumps stop claiming: they look at `stopping` before each claim
+        self._poller.join(_left_s(work_ends_at))  # 1. feeders stop claiming: they look at `stopping` before each claim
         unfinished = self._scorer.drain(_left_s(work_ends_at))  # 2. the batch on the device ends, no other begins
         if _left_s(work_ends_at) == 0:
             self._failure = self._failure or TimeoutError("the batch on the device outlasted the drain")

@@ -6,30 +6,24 @@ So the row that ends a worker is known by name afterwards. A row that was the no
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 
-from scorequeue.errors import ProtocolTooNewError, RedisFullError, RedisRefusedError, RedisUnavailableError
 from scorequeue.jobs import ErrorCode, Lane, RowError
-from scorequeue.ledger import Ledger
 from scorequeue.logs import fields
-from scorequeue.records import SUSPECT_DEATHS, Lease
 from worker.loading import LoadedModel
 from worker.tokenizing import TokenizingError
 from worker.windows import ChunkScores, ChunkWork
 
+SUSPECT_DEATHS = 2
+
 LOST = RowError(
     ErrorCode.WORKER_LOST, f"{SUSPECT_DEATHS} workers were lost while this row ran alone; it is not run again"
 )
-
-_RETRY_S = 0.25
-
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -46,61 +40,15 @@ class Notes(Protocol):
         ...
 
 
-class LedgerNotes:
-    """Notes in the ledger. Without Redis it waits: a row does not run before it is noted, nor anything else beside it.
-
-    Args:
-        ledger: Its patience should be short: this class does the waiting.
-        worker_id: Whose notes.
-        stopping: Set when the worker is told to stop.
-    """
-
-    def __init__(self, ledger: Ledger, worker_id: str, *, stopping: threading.Event) -> None:
-        self._ledger = ledger
-        self._worker_id = worker_id
-        self._stopping = stopping
-        self._is_waiting = False
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether a row cannot run because Redis is away."""
-        return self._is_waiting
+class NoNotes:
+    """Writes nothing down: a worker that dies takes its rows along, and their leases run out."""
 
     def write(self, key: Hashable, row: int) -> bool:
-        """Note a row; False when the lease is lost or the worker is told to stop.
-
-        Raises:
-            RedisRefusedError: Redis refuses, which waiting does not cure.
-            ProtocolTooNewError: A newer Scorequeue serves the namespace.
-        """
-        assert isinstance(key, Lease)
-        return bool(self._insist(lambda: self._ledger.note(self._worker_id, key, row)))
+        """Allow every row."""
+        return True
 
     def clear(self) -> None:
-        """Note that no row runs alone. Raises what ``write`` raises."""
-        self._insist(lambda: self._ledger.clear_note(self._worker_id))  # told to stop: leaving clears it
-
-    def _insist(self, verb: Callable[[], T]) -> T | None:
-        """Repeat a verb until Redis answers; None when the worker is told to stop first."""
-        try:
-            while not self._stopping.is_set():
-                try:
-                    return verb()
-                except RedisUnavailableError as exc:
-                    if not _is_cured_by_time(exc):
-                        raise
-                    if not self._is_waiting:
-                        facts = fields("note_waits", error=str(exc))
-                        log.warning("a suspect row waits until Redis has noted it", extra=facts)
-                    self._is_waiting = True
-                    self._stopping.wait(_RETRY_S)
-            return None
-        finally:
-            self._is_waiting = False
-
-
-def _is_cured_by_time(error: RedisUnavailableError) -> bool:
-    return isinstance(error, RedisFullError) or not isinstance(error, RedisRefusedError | ProtocolTooNewError)
+        """Do nothing."""
 
 
 class SuspectChunk:

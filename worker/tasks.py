@@ -1,10 +1,10 @@
-"""``score(lane)``: the pump that moves a lane's chunks from the ledger to the scorer.
+"""``score(lane)``: the feeder that moves a lane's chunks from the ledger to the scorer.
 
-A pump is ``idle`` or ``running``, once a lane and worker. A bell (or the lookout) that finds it running makes it look
-once more before it ends. It runs while it gets chunks, and for a minute at most: then it rings for itself, so that
+A feeder is ``idle`` or ``running``, once a lane and worker. A wake-up (or the poller) that finds it running makes it
+look once more before it ends. It runs while it gets chunks, and for a minute at most: then it wakes itself, so that
 Celery, a monitor and a shutdown see tasks come and go.
 
-    claim -> decode -> tokenise -> scorer           in the pump's thread
+    claim -> decode -> tokenise -> scorer           in the feeder's thread
     scores -> results -> ledger                     in the committer's
 """
 
@@ -21,8 +21,8 @@ from scorequeue.errors import CodecError, ProtocolTooNewError, RedisUnavailableE
 from scorequeue.jobs import ErrorCode, Lane, RowError
 from scorequeue.ledger import Ledger, new_token
 from scorequeue.logs import fields
-from scorequeue.records import LaneRoom, LeasedChunk
-from worker.broker import Bells
+from scorequeue.queue import WakeUps
+from scorequeue.records import AWAKE_MS, LaneRoom, LeasedChunk
 from worker.finished import Finished
 from worker.leases import LeaseKeeper
 from worker.models import ModelShelf
@@ -32,7 +32,7 @@ from worker.suspects import SuspectChunk
 from worker.tokenizing import TokenizingError
 
 TURN_S = 60.0
-"""Seconds after which a pump ends and rings for itself."""
+"""Seconds after which a feeder ends and wakes itself."""
 
 MOST_HELD = 4_096
 """Most leases of a worker: each heartbeat renews them all, which costs Redis 8 to 20 us a lease."""
@@ -40,11 +40,14 @@ MOST_HELD = 4_096
 CHUNKS_AT_ONCE = 16
 """Most chunks in a claim: enough to make the round trip cheap, few enough that scoring starts at once."""
 
+AWAKE_POLL_S = 0.002
+"""Pause between looks at a lane that has just run empty."""
+
+AWAKE_S = AWAKE_MS / 1000 + 2 * AWAKE_POLL_S
+"""Seconds of such looks: a little longer than the ledger tells producers that no wake-up is needed."""
+
 LOAD_AFTER_S = 30.0
 """Seconds a job waits for a version that is not loaded before it is loaded."""
-
-MOST_SUSPECTS = 1
-"""Suspect chunks that a worker holds at once: they go row by row, and others can take the next one."""
 
 DAMAGED = RowError(ErrorCode.SCORING_FAILED, "the chunk that held this row is damaged; submit the row again")
 
@@ -54,8 +57,8 @@ _BEHIND_POLL_S = 0.05
 log = logging.getLogger(__name__)
 
 
-class Pump:
-    """The pump of one lane: ``idle <-> running``."""
+class Feeder:
+    """The feeder of one lane: ``idle <-> running``."""
 
     def __init__(
         self,
@@ -66,7 +69,7 @@ class Pump:
         keeper: LeaseKeeper,
         models: ModelShelf,
         scorer: Scorer,
-        bells: Bells,
+        wake_ups: WakeUps,
         stopping: threading.Event,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -76,7 +79,7 @@ class Pump:
         self._keeper = keeper
         self._models = models
         self._scorer = scorer
-        self._bells = bells
+        self._wake_ups = wake_ups
         self._stopping = stopping
         self._clock = clock
         self._lock = threading.Lock()
@@ -84,26 +87,32 @@ class Pump:
         self._look_again = False
         self._is_reachable = True
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it claims just now."""
+        return self._is_running
+
     def run(self) -> None:
-        """Pump until the lane is empty, the turn is over or the worker stops. Returns at once if it runs already."""
+        """Feed the scorer until the lane is empty or the turn is over. Returns at once if it runs already."""
         with self._lock:
             if self._is_running:
                 self._look_again = True
                 return
             self._is_running = True
         try:
-            self._pump()
+            self._run()
         except BaseException:
             self._end()
             raise
 
-    def _pump(self) -> None:
-        """Pump, and call ``_end`` or its like exactly once: behind it another thread may be pumping."""
+    def _run(self) -> None:
+        """Feed, and call ``_end`` or its like exactly once: behind it another thread may be feeding."""
         turn_ends = self._clock() + TURN_S
+        awake_until = 0.0
         while not self._stopping.is_set():
             if self._clock() > turn_ends:
                 self._end()
-                self._bells.ring(self.lane)
+                self._wake_ups.send(self.lane)
                 return
             if self._scorer.room(self.lane) <= 0:
                 self._scorer.wait_for_room(self.lane, timeout_s=_ROOM_POLL_S)
@@ -117,12 +126,26 @@ class Pump:
             for chunk in chunks:
                 with self._scorer.beside_noted_rows():
                     self._start(chunk)
-            if not chunks:
+            if chunks:
+                awake_until = self._clock() + AWAKE_S
+            elif not self._has_more(awake_until):
                 with self._lock:
                     if not self._look_again:
-                        self._is_running = False  # under the same lock as the bell's check: none falls in between
+                        self._is_running = False  # under the same lock as the wake-up's check: none falls in between
                         return
         self._end()
+
+    def _has_more(self, awake_until: float) -> bool:
+        """Look again and again as long as producers take this worker for awake; whether there is work."""
+        while self._clock() < awake_until and not self._stopping.wait(AWAKE_POLL_S):
+            try:
+                if self._ledger.poll([self.lane], versions=self._models.ready_versions()):
+                    return True
+            except ProtocolTooNewError:
+                raise
+            except RedisUnavailableError:
+                return False
+        return False
 
     def _end(self) -> None:
         with self._lock:
@@ -140,7 +163,6 @@ class Pump:
                 [room],
                 versions=self._models.ready_versions(),
                 default_version=self._models.current_version,
-                suspects=max(0, MOST_SUSPECTS - self._scorer.suspects),
                 refused=refused,
                 token=token,
             )
@@ -171,7 +193,7 @@ class Pump:
         try:
             chunk = decode_chunk(leased.payload)
         except (CodecError, ProtocolTooNewError) as exc:
-            # Nobody can read these bytes: chunks in a format that others read are not claimed at all.
+            # No worker can read these bytes: a new format comes with a new protocol.
             facts = fields("chunk_unreadable", job_id=lease.job_id, chunk=lease.chunk, error=str(exc))
             log.error("a chunk is damaged; its rows fail", extra=facts)
             self._keeper.finish(Finished(lease, partial(fail, error=DAMAGED), fail))
@@ -188,21 +210,19 @@ class Pump:
 
         texts = [chunk.texts[position] for position in good] if chunk.errors else chunk.texts
         rows = good if chunk.offsets is None else [chunk.offsets[position] for position in good]
-        suspect = partial(SuspectChunk, lease, lane=self.lane, model=model, texts=texts, rows=rows, on_done=on_done)
         is_taken: bool
-        if leased.is_suspect:
-            facts = fields("suspect", job_id=lease.job_id, chunk=lease.chunk, deaths=leased.deaths)
-            log.warning("workers were lost with a chunk; its rows run one by one", extra=facts)
-            is_taken = self._scorer.submit_suspect(suspect(row_deaths=leased.row_deaths))
+        try:
+            # A chunk with leased.deaths >= 2 has killed workers, which may be its texts' doing: this is the place.
+            encodings = model.encode(texts)
+        except TokenizingError as exc:
+            facts = fields("tokenizing_failed", job_id=lease.job_id, chunk=lease.chunk, error=str(exc))
+            log.error("a chunk cannot be tokenised; its rows run one by one", extra=facts)
+            suspect = SuspectChunk(
+                lease, lane=self.lane, model=model, texts=texts, rows=rows, on_done=on_done, row_deaths={}
+            )
+            is_taken = self._scorer.submit_suspect(suspect)
         else:
-            try:
-                encodings = model.encode(texts)
-            except TokenizingError as exc:
-                facts = fields("tokenizing_failed", job_id=lease.job_id, chunk=lease.chunk, error=str(exc))
-                log.error("a chunk cannot be tokenised; its rows run one by one", extra=facts)
-                is_taken = self._scorer.submit_suspect(suspect(row_deaths={}))
-            else:
-                work = ChunkWork(key=lease, lane=self.lane, model=model, encodings=encodings, on_done=on_done)
-                is_taken = self._scorer.submit(work)
+            work = ChunkWork(key=lease, lane=self.lane, model=model, encodings=encodings, on_done=on_done)
+            is_taken = self._scorer.submit(work)
         if not is_taken:  # the worker is going
             self._keeper.release([lease])

@@ -14,11 +14,11 @@ import pytest
 import redis
 
 from scorequeue.masking import secrets_of
+from scorequeue.queue import make_app
 from scorequeue.settings import Settings
 from tests.processes import WorkerProcess, environment, until
 from tests.servers import RedisServer, password_of, server_with_users
 from tests.tiny import publish_tiny
-from worker.broker import make_app
 
 NO_JOB = "0" * 32
 

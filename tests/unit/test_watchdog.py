@@ -1,4 +1,4 @@
-"""The watchdog: a device that never answers, leases with which nothing happens, a consumer that hears no bells."""
+"""The watchdog: a device that never answers, leases with which nothing happens."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from scorequeue.errors import RedisUnavailableError
-from scorequeue.jobs import Lane
 from worker.stats import ScorerStats
-from worker.watchdog import DEAF_AFTER_S, STUCK_AFTER_S, STUCK_FACTOR, Ears, Watchdog
+from worker.watchdog import STUCK_AFTER_S, STUCK_FACTOR, Watchdog
 
 
 @dataclass
@@ -18,28 +16,18 @@ class Scene:
     """What the watchdog sees, and what it does about it."""
 
     now: float = 1_000.0
-    bells: int = 0
-    is_away: bool = False
     stalled: float = 0.0
     stats: ScorerStats = field(default_factory=ScorerStats)
     held: int = 0
     moved_at: float = 1_000.0
     lease_s: float = 15.0
     is_reachable: bool = True
-    notes_wait: bool = False
-    restarts: int = 0
     ended: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.ears = Ears(2, clock=lambda: self.now)
         self.watchdog = Watchdog(
             self,  # type: ignore[arg-type]
             keeper=self,  # type: ignore[arg-type]
-            notes_wait=lambda: self.notes_wait,
-            lanes=[Lane.BULK],
-            ears=self.ears,
-            waiting_bells=self.waiting_bells,
-            restart_consumer=self.restart,
             stopping=threading.Event(),
             clock=lambda: self.now,
             end=self.ended.append,
@@ -47,14 +35,6 @@ class Scene:
 
     def stalled_s(self, now: float) -> float:
         return self.stalled
-
-    def waiting_bells(self, lane: Lane) -> int:
-        if self.is_away:
-            raise RedisUnavailableError("away")
-        return self.bells
-
-    def restart(self) -> None:
-        self.restarts += 1
 
     def look_for(self, seconds: float, *, step_s: float = 5.0) -> None:
         end = self.now + seconds
@@ -66,69 +46,6 @@ class Scene:
 @pytest.fixture
 def scene() -> Scene:
     return Scene()
-
-
-def test_bells_that_nobody_hears_for_a_minute_restart_the_consumer(scene: Scene) -> None:
-    scene.bells = 3
-
-    scene.look_for(DEAF_AFTER_S)
-    assert scene.restarts == 0
-    scene.look_for(10)
-    assert scene.restarts == 1
-    scene.look_for(DEAF_AFTER_S - 15)
-    assert scene.restarts == 1, "the new consumer gets as long"
-
-
-def test_bell_that_is_heard_is_no_deafness(scene: Scene) -> None:
-    scene.bells = 3
-
-    for _ in range(20):
-        scene.look_for(DEAF_AFTER_S / 2)
-        with scene.ears(Lane.BULK):
-            pass
-
-    assert scene.restarts == 0
-
-
-def test_bells_of_other_lanes_do_not_count(scene: Scene) -> None:
-    scene.bells = 3
-    scene.look_for(DEAF_AFTER_S / 2)
-
-    with scene.ears(Lane.EXPRESS):
-        pass
-    scene.look_for(DEAF_AFTER_S)
-
-    assert scene.restarts == 1
-
-
-def test_full_pool_is_no_deafness(scene: Scene) -> None:
-    """Bells wait because nobody is free to hear them."""
-    scene.bells = 3
-
-    with scene.ears(Lane.EXPRESS), scene.ears(Lane.EXPRESS):
-        scene.look_for(3 * DEAF_AFTER_S)
-
-    assert scene.restarts == 0
-
-
-def test_queue_that_empties_in_between_is_no_deafness(scene: Scene) -> None:
-    for bells in (3, 0) * 10:
-        scene.bells = bells
-        scene.look_for(DEAF_AFTER_S / 2)
-
-    assert scene.restarts == 0
-
-
-def test_redis_that_is_away_is_no_deafness(scene: Scene) -> None:
-    scene.bells = 3
-    scene.look_for(DEAF_AFTER_S - 10)
-    scene.is_away = True
-    scene.look_for(DEAF_AFTER_S)
-    scene.is_away = False
-
-    scene.look_for(DEAF_AFTER_S - 10)
-
-    assert scene.restarts == 0
 
 
 @pytest.mark.parametrize(
@@ -172,7 +89,7 @@ def test_worker_that_holds_nothing_may_be_idle_for_ever(scene: Scene) -> None:
     assert scene.ended == []
 
 
-@pytest.mark.parametrize("sign", ["chunk", "batch", "busy", "away", "note"])
+@pytest.mark.parametrize("sign", ["chunk", "batch", "busy", "away"])
 def test_worker_that_moves_is_not_stuck(scene: Scene, sign: str) -> None:
     """Its leases may wait in a queue behind other batches, or for Redis, as long as it takes."""
     scene.held = 3
@@ -187,10 +104,8 @@ def test_worker_that_moves_is_not_stuck(scene: Scene, sign: str) -> None:
                 scene.stalled = 1.0
             case "away":
                 scene.is_reachable = False
-            case "note":
-                scene.notes_wait = True
         scene.look_for(5)
-        scene.stalled, scene.is_reachable, scene.notes_wait = 0.0, True, False
+        scene.stalled, scene.is_reachable = 0.0, True
 
     assert scene.ended == []
 
