@@ -88,7 +88,6 @@ class Facts(NamedTuple):
         overdue: Leases that had run out before anybody took them back.
         taken_back: How many of these went back to their lanes just now; None where that cannot be done.
         write_error: Why Redis takes no writes; empty where it does, None where this user may not write.
-        bells: Bells that stayed in a lane with live workers for a second, by the lane's name.
         registry: The registry.
     """
 
@@ -99,7 +98,6 @@ class Facts(NamedTuple):
     overdue: int
     taken_back: int | None
     write_error: str | None
-    bells: Mapping[str, int]
     registry: RegistryFacts
 
 

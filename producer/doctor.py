@@ -34,7 +34,7 @@ def _checks(facts: Facts) -> Iterator[Check]:
         yield protocol_check(view)
         yield clock_check(view)
         for lane in view.lanes:
-            yield lane_check(lane, bells=facts.bells.get(lane.lane, 0))
+            yield lane_check(lane)
         yield leases_check(view, overdue=facts.overdue, taken_back=facts.taken_back)
         yield from worker_checks(view.workers, facts.registry.current)
     yield registry_check(facts.registry)
@@ -150,13 +150,8 @@ def clock_check(view: Overview) -> Check:
     return Check.warn("clock", found, "let NTP set both")
 
 
-def lane_check(view: LaneView, *, bells: int) -> Check:
-    """Judge what waits in a lane.
-
-    Args:
-        view: The lane.
-        bells: Bells that stayed, though live workers listen.
-    """
+def lane_check(view: LaneView) -> Check:
+    """Judge what waits in a lane."""
     name, workers = f"lane {view.lane}", len(view.live_workers)
     found = f"{view.backlog_rows:,} rows in the backlog, {view.waiting_rows:,} of them waiting"
     if view.backlog_rows:
@@ -164,9 +159,6 @@ def lane_check(view: LaneView, *, bells: int) -> Check:
     found += f"; live workers: {workers:,}"
     if view.backlog_rows and not workers:
         return Check.warn(name, found, f"start one: worker start, with {view.lane} among its --lanes")
-    if bells and workers:
-        step = "wait a minute: a worker that is deaf connects anew by itself; if they stay, restart the workers"
-        return Check.warn(name, f"{found}; bells that nobody heard: {bells:,}", step)
     return Check.ok(name, found)
 
 
@@ -178,7 +170,7 @@ def leases_check(view: Overview, *, overdue: int, taken_back: int | None) -> Che
         overdue: Leases that had run out before it was looked after.
         taken_back: How many of them went back to their lanes then; None where that could not be done.
     """
-    found = f"{view.leases:,} now, {view.leases_expired:,} expired so far, {view.suspected:,} chunks suspect so far"
+    found = f"{view.leases:,} now, {view.leases_expired:,} expired so far"
     if not overdue:
         return Check.ok("leases", found)
     if taken_back is None:

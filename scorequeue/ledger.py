@@ -5,7 +5,7 @@ Each verb is one atomic Lua script (``lua/``) over the keys of ``keys.py``. A ch
                 add_chunks           claim (token)               commit (token)
      (upload) ------------> pending ---------------> leased ---------------------> done
                               ^                        | renew                       |
-                              +---- release, or lease expired (twice: suspect)       | retry (rows that failed)
+                              +---- release, or lease expired                        | retry (rows that failed)
                               +------------------------------------------------------+
 
 and a job ``submitting -> queued -> running -> completed | cancelled | expired | failed``, and from ``completed`` back
@@ -25,6 +25,7 @@ from scorequeue import scripts
 from scorequeue.errors import RedisNotReadyError, RedisRefusedError, RedisUnavailableError
 from scorequeue.inquiries import PATIENCE_S
 from scorequeue.job_verbs import JobVerbs
+from scorequeue.jobs import Lane
 from scorequeue.keys import PROTOCOL, Keys
 from scorequeue.lease_verbs import LeaseVerbs, new_token
 from scorequeue.overview import Overviews
@@ -48,6 +49,7 @@ class Ledger(JobVerbs, LeaseVerbs, Overviews):
         *,
         patience_s: float = PATIENCE_S,
         on_outage: Callable[[RedisUnavailableError | None], None] | None = None,
+        wake_up: Callable[[Lane], None] | None = None,
     ) -> Ledger:
         """Reach Redis, and check that this program can work with it.
 
@@ -55,6 +57,8 @@ class Ledger(JobVerbs, LeaseVerbs, Overviews):
             settings: Where it is, and the namespace.
             patience_s: How long a verb is repeated while Redis cannot be reached.
             on_outage: Told what is wrong when that begins, and None when it is over.
+            wake_up: Called with a lane where new work came and a live worker sleeps; None leaves workers to look by
+                themselves.
 
         Raises:
             RedisUnavailableError: It cannot be reached.
@@ -63,7 +67,9 @@ class Ledger(JobVerbs, LeaseVerbs, Overviews):
         """
         client = scripts.connect(settings.redis_url)
         keys = Keys(settings.namespace)
-        ledger = cls(client, keys, lease_s=settings.lease_s, patience_s=patience_s, on_outage=on_outage)
+        ledger = cls(
+            client, keys, lease_s=settings.lease_s, patience_s=patience_s, on_outage=on_outage, wake_up=wake_up
+        )
         try:
             # One that is away may be the wrong one; one that answers will take writes again.
             version = ledger._scripts.repeat(lambda: _check(client, keys), after=RedisNotReadyError)

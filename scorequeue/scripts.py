@@ -26,11 +26,9 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from scorequeue.address import read_address
-from scorequeue.bells import ENOUGH_BELLS, ID, bell_message
 from scorequeue.errors import ProtocolTooNewError, RedisRefusedError, RedisUnavailableError
-from scorequeue.jobs import Lane
-from scorequeue.keys import FIRST_FORMAT, PROTOCOL
-from scorequeue.records import DEFAULT_LEASE_MS, SUSPECT_DEATHS
+from scorequeue.keys import PROTOCOL
+from scorequeue.records import AWAKE_MS, DEFAULT_LEASE_MS, MOST_WAKE_UPS
 from scorequeue.refusals import meaning_of, translated
 
 SOCKET_TIMEOUT_S = 3.0
@@ -56,15 +54,9 @@ T = TypeVar("T")
 Arg = str | int | float | bytes
 
 
-# Lua's long brackets take anything but "]=]", which is no part of a JSON message.
-_CONSTANTS = "\n".join(
-    [
-        f"local PROTOCOL, ENOUGH_BELLS, BELL_ID = {PROTOCOL}, {ENOUGH_BELLS}, '{ID}'",
-        f"local DEFAULT_LEASE_MS, SUSPECT_DEATHS = {DEFAULT_LEASE_MS}, {SUSPECT_DEATHS}",
-        f"local FIRST_FORMAT = '{FIRST_FORMAT}'",
-        "local BELLS = {" + ", ".join(f"{lane} = [=[{bell_message(lane)}]=]" for lane in Lane) + "}",
-    ]
-)
+_CONSTANTS = f"""\
+local PROTOCOL, DEFAULT_LEASE_MS, MOST_WAKE_UPS, AWAKE_MS = {PROTOCOL}, {DEFAULT_LEASE_MS}, {MOST_WAKE_UPS}, {AWAKE_MS}
+"""
 
 
 class Script:

@@ -36,7 +36,7 @@ MOST_UNCOMMITTED = 8 * COMMITS_AT_ONCE
 """Scored chunks that wait for the committer above which nothing more should be claimed."""
 
 RELEASE_S = 1.0
-"""Seconds that a release is tried by a pump, which has other chunks to look after."""
+"""Seconds that a release is tried by a feeder, which has other chunks to look after."""
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +78,7 @@ class LeaseKeeper:
         self._stopping = threading.Event()
         self._beat_now = threading.Event()
         self._outage = Outage()
+        self._moved_at = 0.0
         self._has_failed = False
         self._heartbeat = threading.Thread(target=self._guard, args=(self._beat_on,), name="heartbeat", daemon=True)
         self._committer = threading.Thread(target=self._guard, args=(self._write,), name="committer", daemon=True)
@@ -86,6 +87,11 @@ class LeaseKeeper:
     def held(self) -> int:
         """How many leases are held."""
         return len(self._held)
+
+    @property
+    def moved_at(self) -> float:
+        """When a chunk was last claimed or scored, on the monotonic clock; 0 before the first."""
+        return self._moved_at
 
     @property
     def is_behind(self) -> bool:
@@ -105,8 +111,12 @@ class LeaseKeeper:
 
     def hold(self, leases: Iterable[Lease]) -> None:
         """Renew these from now on."""
+        claimed = list(leases)
+        if not claimed:  # no sign that anything moves
+            return
         with self._lock:
-            self._held.update(leases)
+            self._held.update(claimed)
+            self._moved_at = time.monotonic()
 
     def give_up_claim(self, token: str, error: RedisUnavailableError) -> None:
         """Give back, when Redis answers, what a claim without an answer has leased.
@@ -123,6 +133,7 @@ class LeaseKeeper:
         """Commit a scored chunk soon. Never blocks: the scorer calls it."""
         with self._changed:
             self._finished.append(finished)
+            self._moved_at = time.monotonic()
             self._changed.notify()
 
     def release(self, leases: Iterable[Lease], *, timeout_s: float = RELEASE_S) -> None:

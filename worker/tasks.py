@@ -1,10 +1,10 @@
-"""``score(lane)``: the pump that moves a lane's chunks from the ledger to the scorer.
+"""``score(lane)``: the feeder that moves a lane's chunks from the ledger to the scorer.
 
-A pump is ``idle`` or ``running``, once a lane and worker. A bell (or the lookout) that finds it running makes it look
-once more before it ends. It runs while it gets chunks, and for a minute at most: then it rings for itself, so that
+A feeder is ``idle`` or ``running``, once a lane and worker. A wake-up (or the poller) that finds it running makes it
+look once more before it ends. It runs while it gets chunks, and for a minute at most: then it wakes itself, so that
 Celery, a monitor and a shutdown see tasks come and go.
 
-    claim -> decode -> tokenise -> scorer           in the pump's thread
+    claim -> decode -> tokenise -> scorer           in the feeder's thread
     scores -> results -> ledger                     in the committer's
 """
 
@@ -22,9 +22,9 @@ from scorequeue.errors import CodecError, ProtocolTooNewError, RedisUnavailableE
 from scorequeue.jobs import ErrorCode, Lane, RowError
 from scorequeue.ledger import Ledger, new_token
 from scorequeue.logs import fields
-from scorequeue.records import LaneRoom, LeasedChunk
+from scorequeue.queue import WakeUps
+from scorequeue.records import AWAKE_MS, LaneRoom, LeasedChunk
 from worker.backends import Encodings
-from worker.broker import Bells
 from worker.finished import Finished
 from worker.leases import LeaseKeeper
 from worker.results import commit_of, failed_commit, good_rows
@@ -35,13 +35,19 @@ from worker.versions import Versions
 from worker.windows import ChunkScores, ChunkWork
 
 TURN_S = 60.0
-"""Seconds after which a pump ends and rings for itself."""
+"""Seconds after which a feeder ends and wakes itself."""
 
 MOST_HELD = 4_096
 """Most leases of a worker: each heartbeat renews them all, which costs Redis 8 to 20 us a lease."""
 
 CHUNKS_AT_ONCE = 16
 """Most chunks in a claim: enough to make the round trip cheap, few enough that scoring starts at once."""
+
+AWAKE_POLL_S = 0.002
+"""Pause between looks at a lane that has just run empty."""
+
+AWAKE_S = AWAKE_MS / 1000 + 2 * AWAKE_POLL_S
+"""Seconds of such looks: a little longer than the ledger tells producers that no wake-up is needed."""
 
 LOAD_AFTER_S = 30.0
 """Seconds a job waits for a version that is not loaded before it is loaded."""
@@ -80,8 +86,8 @@ class Begun(NamedTuple):
     on_done: Callable[[ChunkScores], None]
 
 
-class Pump:
-    """The pump of one lane: ``idle <-> running``."""
+class Feeder:
+    """The feeder of one lane: ``idle <-> running``."""
 
     def __init__(
         self,
@@ -93,7 +99,7 @@ class Pump:
         versions: Versions,
         room: Room,
         tokenizers: TokenizerPool,
-        bells: Bells,
+        wake_ups: WakeUps,
         stopping: threading.Event,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -104,33 +110,39 @@ class Pump:
         self._versions = versions
         self._room = room
         self._tokenizers = tokenizers
-        self._bells = bells
+        self._wake_ups = wake_ups
         self._stopping = stopping
         self._clock = clock
         self._lock = threading.Lock()
         self._is_running = False
         self._look_again = False
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it claims just now."""
+        return self._is_running
+
     def run(self) -> None:
-        """Pump until the lane is empty, the turn is over or the worker stops. Returns at once if it runs already."""
+        """Feed the scorer until the lane is empty or the turn is over. Returns at once if it runs already."""
         with self._lock:
             if self._is_running:
                 self._look_again = True
                 return
             self._is_running = True
         try:
-            self._pump()
+            self._run()
         except BaseException:
             self._end()
             raise
 
-    def _pump(self) -> None:
-        """Pump, and call ``_end`` or its like exactly once: behind it another thread may be pumping."""
+    def _run(self) -> None:
+        """Feed, and call ``_end`` or its like exactly once: behind it another thread may be feeding."""
         turn_ends = self._clock() + TURN_S
+        awake_until = 0.0
         while not self._stopping.is_set():
             if self._clock() > turn_ends:
                 self._end()
-                self._bells.ring(self.lane)
+                self._wake_ups.send(self.lane)
                 return
             if self._room.left(self.lane) <= 0:
                 self._room.wait(self.lane, timeout_s=_ROOM_POLL_S)
@@ -142,12 +154,26 @@ class Pump:
                 self._look_again = False
             chunks = self._claim()
             self._tokenize(chunks)
-            if not chunks:
+            if chunks:
+                awake_until = self._clock() + AWAKE_S
+            elif not self._has_more(awake_until):
                 with self._lock:
                     if not self._look_again:
-                        self._is_running = False  # under the same lock as the bell's check: none falls in between
+                        self._is_running = False  # under the same lock as the wake-up's check: none falls in between
                         return
         self._end()
+
+    def _has_more(self, awake_until: float) -> bool:
+        """Look again and again as long as producers take this worker for awake; whether there is work."""
+        while self._clock() < awake_until and not self._stopping.wait(AWAKE_POLL_S):
+            try:
+                if self._ledger.poll([self.lane], versions=self._versions.ready_versions()):
+                    return True
+            except ProtocolTooNewError:
+                raise
+            except RedisUnavailableError:
+                return False
+        return False
 
     def _end(self) -> None:
         with self._lock:
@@ -189,7 +215,7 @@ class Pump:
         try:
             chunk = decode_chunk(leased.payload)
         except (CodecError, ProtocolTooNewError) as exc:
-            # Nobody can read these bytes: chunks in a format that others read are not claimed at all.
+            # No worker can read these bytes: a new format comes with a new protocol.
             facts = fields("chunk_unreadable", job_id=lease.job_id, chunk=lease.chunk, error=str(exc))
             log.error("a chunk is damaged; its rows fail", extra=facts)
             self._keeper.finish(Finished(lease, partial(fail, error=DAMAGED), fail))

@@ -164,19 +164,6 @@ def test_leases_that_ran_out_unseen_get_a_full_term_first(tmp_path: Path, redis_
         assert "a full term first" in found["next"]
 
 
-def test_bells_that_a_live_worker_does_not_hear_are_told(tmp_path: Path, redis_url: str, namespace: str):
-    settings = Settings(redis_url=redis_url, namespace=namespace)
-    sh = shell(tmp_path, redis_url, namespace=namespace)
-    with closing(Ledger.connect(settings)) as ledger:
-        ledger.renew("deaf", {}, list(Lane), [])
-        sh("submit", "--text", "a", "--quiet")
-
-        checks = checks_of(sh)
-
-    assert checks["lane express"]["state"] == "warn"
-    assert "bells that nobody heard: 1" in checks["lane express"]["found"]
-
-
 def test_damaged_version_is_exit_6_and_its_checksums_are_compared_on_request(tmp_path: Path, redis_url: str):
     version = publish_tiny(tmp_path / "registry")
     sh = shell(tmp_path, redis_url, namespace="doctor-registry")

@@ -17,11 +17,11 @@ import redis
 
 from producer.exporter import QueueCollector
 from scorequeue.masking import secrets_of
+from scorequeue.queue import make_app
 from scorequeue.settings import Settings
 from tests.processes import WorkerProcess, environment, until
 from tests.servers import RedisServer, password_of, server_with_users
 from tests.tiny import publish_tiny
-from worker.broker import make_app
 
 NO_JOB = "0" * 32
 

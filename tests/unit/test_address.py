@@ -16,8 +16,8 @@ from kombu.transport.redis import Channel
 from scorequeue import scripts
 from scorequeue.address import read_address
 from scorequeue.errors import RedisUnavailableError
+from scorequeue.queue import make_app
 from scorequeue.settings import Settings
-from worker.broker import make_app
 
 COMPARED = ("host", "port", "path", "db", "username", "password", "ssl_cert_reqs", "ssl_check_hostname", "ssl_ca_certs")
 DEFAULTS = {"host": "localhost", "port": 6379, "db": 0}
