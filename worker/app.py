@@ -22,14 +22,17 @@ from celery import Celery
 from celery.apps.worker import Worker, install_cry_handler
 from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 from celery.worker import state as celery_state
+from kombu.transport import TRANSPORT_ALIASES
 
 from scorequeue.jobs import Lane
-from scorequeue.masking import mask_url
 from scorequeue.queue import SCORE_TASK, make_app
 from worker.settings import WorkerSettings
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 """SIGHUP is among them because Celery's own answer is to start itself anew, beside the terminal that has gone."""
+
+TRANSPORT = "scorequeue"
+"""What kombu calls the transport of ``worker/transport.py``."""
 
 SPARE_THREADS = 1
 """A wake-up that finds its feeder running needs a thread for a moment, to say so."""
@@ -45,10 +48,12 @@ def make_worker_app(settings: WorkerSettings, score: Callable[[Lane], None]) -> 
         settings: The worker's.
         score: Called with the lane of a wake-up.
     """
+    TRANSPORT_ALIASES[TRANSPORT] = "worker.transport:Transport"
     app = make_app(settings)
     app.conf.update(
-        # A malformed message must not end the worker.
-        broker_transport="worker.transport:Transport",
+        # A malformed message must not end the worker. The address of a socket names the transport itself.
+        broker_transport=TRANSPORT,
+        broker_url=app.conf.broker_url.replace("redis+socket:", f"{TRANSPORT}+socket:"),
         # A wake-up is not the record: acknowledged early, it costs no bookkeeping, and none is redelivered.
         task_acks_late=False,
         # An outage of Redis is no reason to end: Celery asks for ever, the supervisor decides otherwise.
@@ -159,7 +164,7 @@ class ScoreWorker(Worker):  # type: ignore[misc]
         Celery shows the password of a TLS key, and that of an address with a socket (celery/celery#9563).
         """
         shown: dict[str, Any] = super().stats()
-        return shown | {"broker": {"address": mask_url(self.app.conf.broker_url)}}
+        return shown | {"broker": {"address": self.app.connection_for_read().as_uri()}}
 
 
 def install_stop_handlers(on_signal: Callable[[int], None]) -> None:

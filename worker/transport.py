@@ -1,6 +1,6 @@
 """kombu's Redis transport, without two habits that an early-acked wake-up has no use for.
 
-Named in ``broker_transport``; everything else is kombu's own.
+``worker/app.py`` gives it its name; everything else is kombu's own.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import subprocess
 import sys
 import time
@@ -17,10 +18,12 @@ from producer import Client
 from scorequeue.jobs import Lane
 from scorequeue.keys import Keys
 from scorequeue.ledger import Ledger
-from scorequeue.queue import SCORE_TASK, WakeUps, make_app
+from scorequeue.queue import SCORE_TASK, WakeUps
 from scorequeue.records import MOST_WAKE_UPS
 from scorequeue.settings import Settings
 from tests.servers import free_port
+from worker.app import TRANSPORT, make_worker_app
+from worker.settings import WorkerSettings
 
 HELP_S = 0.3
 
@@ -69,6 +72,19 @@ def test_wake_up_that_cannot_be_sent_is_logged_once(namespace: str, caplog: pyte
     assert "secret" not in str(record.__dict__)
 
 
+def test_wake_up_into_a_black_hole_is_given_up_soon(namespace: str, caplog: pytest.LogCaptureFixture) -> None:
+    """kombu by itself would wait for ever, and the producer with it."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        with closing(WakeUps(Settings(redis_url=url, namespace=namespace))) as wake_ups:
+            began = time.monotonic()
+            wake_ups.send(Lane.BULK)
+            took_s = time.monotonic() - began
+
+    assert took_s < 6
+    assert "could not be sent" in caplog.text
+
+
 def test_connection_stays_open(settings: Settings, raw: redis.Redis) -> None:
     """To connect anew for each would take longer than the wake-up."""
     with closing(WakeUps(settings)) as wake_ups:
@@ -115,12 +131,12 @@ def test_client_without_a_sleeping_worker_loads_no_celery(redis_url: str, namesp
     assert run.stdout.strip() == "False"
 
 
-@pytest.mark.parametrize(("transport", "error"), [("redis", ValueError), ("worker.transport:Transport", TimeoutError)])
+@pytest.mark.parametrize(("transport", "error"), [("redis", ValueError), (TRANSPORT, TimeoutError)])
 def test_malformed_message_ends_only_a_stock_consumer(
     settings: Settings, raw: redis.Redis, transport: str, error: type[Exception]
 ) -> None:
     """Fails when kombu drops malformed messages itself (celery/celery#7975): then worker/transport.py can go."""
-    app = make_app(settings)
+    app = make_worker_app(WorkerSettings(**settings.model_dump()), print)
     app.conf.broker_transport = transport
     raw.lpush(Keys(settings.namespace).wake_ups(Lane.BULK), b"not json")
 

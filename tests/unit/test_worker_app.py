@@ -17,7 +17,7 @@ from kombu.transport import redis
 
 from worker.app import STOP_SIGNALS, CeleryWorker, ScoreWorker, make_worker_app
 from worker.settings import WorkerSettings
-from worker.transport import Channel
+from worker.transport import Channel, Transport
 
 
 @pytest.fixture(autouse=True)
@@ -67,9 +67,16 @@ def test_stats_show_no_password_that_celery_would_show(monkeypatch: pytest.Monke
 
     assert "s3cret-2" in stock
     assert "s3cret" not in ours
-    assert "rediss://user:" in ours
+    assert "scorequeue://user:**@host" in ours
 
 
 def test_kombu_would_write_wake_ups_into_a_file() -> None:
     """Fails when kombu stops to restore by itself: then our override can go."""
     assert (redis.Channel.do_restore, Channel.do_restore) == (True, False)
+
+
+@pytest.mark.parametrize("url", ["redis://host/0", "rediss://host/0", "unix:///run/redis.sock?db=1"])
+def test_every_address_gets_our_transport(url: str) -> None:
+    connection = make_worker_app(WorkerSettings(redis_url=url), print).connection_for_read()
+
+    assert type(connection.transport) is Transport
