@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 class Channel(redis.Channel):  # type: ignore[misc]
     """A channel that outlives messages which are none."""
 
-    # At a lost connection kombu would write the wake-ups that it holds into a file in /tmp, and report an emergency.
+    # At a lost connection kombu would write the wake-ups that it holds into a temporary file, and report an emergency.
     do_restore = False
 
     def _brpop_read(self, **options: Any) -> Any:
