@@ -25,13 +25,22 @@ SCORE_TASK = "scorequeue.score"
 """Name of the one task."""
 
 _CONNECT_TIMEOUT_S = 3
+
+_SEND_TIMEOUT_S = 1
+"""A wake-up is not worth a longer wait of its producer."""
+
 _SOCKET_TIMEOUT_S = 30
+"""A consumer's BRPOP is answered every second, whether there is a message or not."""
 
 log = logging.getLogger(__name__)
 
 
-def make_app(settings: Settings) -> Celery:
+def make_app(settings: Settings, *, socket_timeout_s: int = _SOCKET_TIMEOUT_S) -> Celery:
     """Return a Celery application for this namespace.
+
+    Args:
+        settings: Where Redis is, and the namespace.
+        socket_timeout_s: Seconds after which an answer that does not come is an error.
 
     Raises:
         RedisUnavailableError: The address cannot be read.
@@ -66,7 +75,7 @@ def make_app(settings: Settings) -> Celery:
             # A lost wake-up costs nothing, so noting each as unacknowledged would be two round trips for nothing.
             "ack_emulation": False,
             # kombu's default is to wait for ever: a publish into a black hole would hang.
-            "socket_timeout": _SOCKET_TIMEOUT_S,
+            "socket_timeout": socket_timeout_s,
             "socket_connect_timeout": _CONNECT_TIMEOUT_S,
             "socket_keepalive": True,
         },
@@ -99,7 +108,7 @@ class WakeUps:
         options |= {"argsrepr": "", "kwargsrepr": ""}
         try:
             with self._lock:
-                self._app = self._app or make_app(self._settings)
+                self._app = self._app or make_app(self._settings, socket_timeout_s=_SEND_TIMEOUT_S)
             self._app.send_task(SCORE_TASK, args=(lane.value,), **options)
         except (OperationalError, OSError) as exc:
             if not self._is_failing:

@@ -25,7 +25,6 @@ from celery.worker import state as celery_state
 from kombu.transport.redis import Channel
 
 from scorequeue.jobs import Lane
-from scorequeue.masking import mask_url
 from scorequeue.queue import SCORE_TASK, make_app
 from worker.settings import WorkerSettings
 
@@ -162,7 +161,7 @@ class ScoreWorker(Worker):  # type: ignore[misc]
         Celery shows the password of a TLS key, and that of an address with a socket (celery/celery#9563).
         """
         shown: dict[str, Any] = super().stats()
-        return shown | {"broker": {"address": mask_url(self.app.conf.broker_url)}}
+        return shown | {"broker": {"address": self.app.connection_for_read().as_uri()}}
 
 
 def install_stop_handlers(on_signal: Callable[[int], None]) -> None:

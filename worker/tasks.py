@@ -43,7 +43,7 @@ MOST_HELD = 4_096
 CHUNKS_AT_ONCE = 16
 """Most chunks in a claim: enough to make the round trip cheap, few enough that scoring starts at once."""
 
-AWAKE_POLL_S = 0.002
+AWAKE_POLL_S = 0.001
 """Pause between looks at a lane that has just run empty."""
 
 AWAKE_S = AWAKE_MS / 1000 + 2 * AWAKE_POLL_S

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import subprocess
 import sys
 import time
@@ -67,6 +68,19 @@ def test_wake_up_that_cannot_be_sent_is_logged_once(namespace: str, caplog: pyte
     (record,) = [record for record in caplog.records if record.name == "scorequeue.queue"]
     assert "wake_up_unsent" in str(record.__dict__)
     assert "secret" not in str(record.__dict__)
+
+
+def test_wake_up_into_a_black_hole_is_given_up_soon(namespace: str, caplog: pytest.LogCaptureFixture) -> None:
+    """kombu by itself would wait for ever, and the producer with it."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        with closing(WakeUps(Settings(redis_url=url, namespace=namespace))) as wake_ups:
+            began = time.monotonic()
+            wake_ups.send(Lane.BULK)
+            took_s = time.monotonic() - began
+
+    assert took_s < 6
+    assert "could not be sent" in caplog.text
 
 
 def test_connection_stays_open(settings: Settings, raw: redis.Redis) -> None:

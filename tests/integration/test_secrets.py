@@ -119,7 +119,7 @@ def test_remote_control_tells_no_password(registry, tmp_path):
             answers: list[Any] = []
             until(lambda: bool(answers.extend((inspect.stats() or {}).values()) or answers), what="a worker's answer")
 
-        assert answers[0]["broker"] == {"address": f"redis+socket://worker:**@{socket}"}
+        assert answers[0]["broker"] == {"address": f"scorequeue+socket://worker:**@{socket}"}
         assert_hidden(url, json.dumps(answers))
 
 
