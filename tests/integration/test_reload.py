@@ -17,7 +17,7 @@ from scorequeue.settings import Settings
 from tests.processes import WorkerProcess, until
 from tests.servers import RedisServer
 from tests.tiny import publish_tiny
-from worker.loading import load_model
+from worker.device.loading import load_model
 
 TEXTS = [f"The dog number {number} slept on the sofa." for number in range(600)]
 TOLERANCE = 1e-4

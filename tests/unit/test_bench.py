@@ -11,11 +11,12 @@ from click.testing import CliRunner
 
 from scorequeue.errors import ExitCode
 from tests.tiny import publish_tiny
-from worker import bench, sweep
+from worker import bench
 from worker.backends import DeviceFullError
 from worker.bench import Measured, table_of
 from worker.cli import cli
-from worker.sweep import Point
+from worker.device import sweep
+from worker.device.sweep import Point
 
 TEXTS = ["The dog slept.", "The dogs is hungry.", "Which letter did the teacher read to the children?"] * 20
 

@@ -7,21 +7,19 @@ import stat
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 
 from scorequeue.errors import ConversionStoppedError, VerificationError
 from tests.tiny import make_tiny_base
-from worker import choosing
-from worker.backends import checkpoint, convert, converter
-from worker.choosing import open_backend
+from worker.backends import checkpoint, convert
+from worker.device import choosing
+from worker.device.choosing import open_backend
 
 DEADLINE_S = 60.0
 NOBODY = 65534
@@ -39,7 +37,7 @@ from pathlib import Path
 from worker.backends import convert
 def stub(folder, target, max_length):
     for name in ("model.xml", "model.bin"): (target / name).write_text("theirs")
-convert._convert_apart = stub  # that user need not be able to run this Python
+convert._convert = stub  # that user need not be able to run this Python
 convert.fingerprint(Path(sys.argv[1]))  # what it imports may be out of reach, too
 os.setgid({NOBODY}), os.setuid({NOBODY})
 with convert.converted(Path(sys.argv[1]), Path(sys.argv[2]), max_length=64) as ready:
@@ -80,33 +78,8 @@ def convert_to(cache: Path, folder: Path) -> Path:
 
 def write(target: Path, text: str) -> None:
     """Convert in no time."""
-    for name in (converter.MODEL_FILE, "model.bin"):
+    for name in (convert.MODEL_FILE, "model.bin"):
         (target / name).write_text(text)
-
-
-def converters(of: int) -> list[psutil.Process]:
-    return [child for child in psutil.Process(of).children() if "worker.backends.converter" in child.cmdline()]
-
-
-def wait_for(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline:
-        try:
-            found = condition()
-        except psutil.Error:  # it began or ended just now
-            found = None
-        if found:
-            return found
-        threading.Event().wait(0.01)
-    raise AssertionError("it did not come true in time")
-
-
-def run_converter_after(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str) -> None:
-    """Let the shell do something before each converter."""
-    python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\n{command}\nexec "{sys.executable}" "$@"\n')
-    python.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(python))
 
 
 def actions(caplog: pytest.LogCaptureFixture) -> dict[str, dict[str, Any]]:
@@ -120,15 +93,15 @@ def test_the_slower_of_two_converters_takes_the_model_of_the_faster(
 ) -> None:
     """Its own would be as good, but to put it there it would take away what the other one is about to open."""
     if is_damaged:
-        monkeypatch.setattr(convert, "_convert_apart", lambda folder, target, _: write(target, "old"))
+        monkeypatch.setattr(convert, "_convert", lambda folder, target, _: write(target, "old"))
         (convert_to(tmp_path, folder) / "model.bin").write_text("damaged")
 
     def be_overtaken(folder: Path, target: Path, max_length: int) -> None:
-        monkeypatch.setattr(convert, "_convert_apart", lambda folder, target, _: write(target, "faster"))
+        monkeypatch.setattr(convert, "_convert", lambda folder, target, _: write(target, "faster"))
         assert (convert_to(tmp_path, folder) / "model.bin").read_text() == "faster"
         write(target, "slower")
 
-    monkeypatch.setattr(convert, "_convert_apart", be_overtaken)
+    monkeypatch.setattr(convert, "_convert", be_overtaken)
 
     ready = convert_to(tmp_path, folder)
 
@@ -148,24 +121,11 @@ def test_processes_that_convert_at_the_same_time_all_load(folder: Path, tmp_path
     assert [path.name for path in (tmp_path / "openvino").iterdir()] == [convert.fingerprint(folder)]
 
 
-def test_a_killed_worker_leaves_no_converter_and_no_half_made_model(folder: Path, tmp_path: Path) -> None:
-    """A worker that is killed again and again at its start would fill the disk, and the machine with converters."""
-    worker = subprocess.Popen([sys.executable, "-c", LOAD, str(folder), str(tmp_path)])
-    child = wait_for(lambda: converters(worker.pid))[0]
-    assert list((tmp_path / "openvino").iterdir())
-
-    worker.kill()
-    worker.wait()
-
-    child.wait(DEADLINE_S)
-    assert not list((tmp_path / "openvino").iterdir())
-
-
 def test_what_was_left_half_made_goes_after_an_hour(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A machine that loses power kills the converter too. A younger folder may be a conversion that is under way."""
-    monkeypatch.setattr(convert, "_convert_apart", lambda folder, target, _: write(target, "model"))
+    """A worker that is killed while it converts leaves it. A younger folder may be a conversion that is under way."""
+    monkeypatch.setattr(convert, "_convert", lambda folder, target, _: write(target, "model"))
     kept = convert_to(tmp_path, folder)
     old, young = (kept.with_name(convert.MAKING + name) for name in ("old", "young"))
     for path in (old, young):
@@ -186,25 +146,6 @@ def test_an_old_model_that_another_worker_removes_meanwhile_is_no_error(tmp_path
     convert._forget_old(tmp_path)
 
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) <= convert.KEPT
-
-
-@pytest.mark.parametrize("command", ["kill -9 $$", "kill -15 $$"])
-def test_a_killed_converter_is_no_unknown_architecture(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, command: str
-) -> None:
-    """The kernel kills it where memory is short: whoever reads the log must not look for the fault in the model."""
-    caplog.set_level(logging.INFO, logger="worker.choosing")
-    monkeypatch.setattr(choosing, "has_nvidia_driver", lambda: False)
-    run_converter_after(monkeypatch, tmp_path, command)
-
-    with pytest.raises(ConversionStoppedError, match=r"signal (9|15) .* ended it; where memory is short"):
-        convert_to(tmp_path, folder)
-    backend = open_backend(folder, backend="auto", device="auto", dtype="float32", cache_dir=tmp_path, max_length=64)
-
-    assert backend.name == "torch"
-    assert "signal" in actions(caplog)["backend_chosen"]["why"]
-    assert "conversion_stopped" in actions(caplog)
-    assert not list((tmp_path / "openvino").iterdir())
 
 
 @needs_root
@@ -229,26 +170,30 @@ def test_a_full_disk_costs_a_conversion_only(
     assert ("bytes are needed" if is_seen_beforehand else "could not write the model") in error
 
 
+@needs_root
 def test_no_room_anywhere_is_said(
-    folder: Path, tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    folder: Path,
+    small_disk: Callable[[int], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A limit on the size of files stands for two full disks."""
-    caplog.set_level(logging.INFO, logger="worker.choosing")
+    caplog.set_level(logging.INFO, logger="worker.device.choosing")
     monkeypatch.setattr(choosing, "has_nvidia_driver", lambda: False)
-    run_converter_after(monkeypatch, tmp_path, "ulimit -f 8")
+    disk = small_disk(4_096)
+    monkeypatch.setattr(tempfile, "tempdir", str(disk))
 
-    backend = open_backend(folder, backend="auto", device="auto", dtype="float32", cache_dir=tmp_path, max_length=64)
+    backend = open_backend(folder, backend="auto", device="auto", dtype="float32", cache_dir=disk, max_length=64)
 
     assert backend.name == "torch"
     assert "make room in one of them" in actions(caplog)["backend_chosen"]["why"]
-    assert not list(temporary.iterdir())
-    assert not list((tmp_path / "openvino").iterdir())
+    assert "conversion_stopped" in actions(caplog)
+    assert [path.name for path in disk.rglob("*")] == ["openvino"]
 
 
 def test_a_model_is_there_for_everyone_who_shares_the_cache(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(convert, "_convert_apart", lambda folder, target, _: write(target, "model"))
+    monkeypatch.setattr(convert, "_convert", lambda folder, target, _: write(target, "model"))
     before = os.umask(0o022)
     try:
         kept = convert_to(tmp_path, folder)
@@ -270,7 +215,7 @@ def test_another_user_loads_what_is_kept_or_makes_a_model_for_itself(
     """An init container and a worker, or a shell for a look, need not be the same user."""
     folder = make_tiny_base(shared / "model")
     (folder / "model.safetensors").chmod(0o644)  # a registry's files are
-    monkeypatch.setattr(convert, "_convert_apart", lambda folder, target, _: write(target, "ours"))
+    monkeypatch.setattr(convert, "_convert", lambda folder, target, _: write(target, "ours"))
     kept = convert_to(shared / "cache", folder)
     if rights is None:
         shutil.rmtree(kept)
@@ -294,7 +239,7 @@ def test_another_user_loads_what_is_kept_or_makes_a_model_for_itself(
 
 
 def test_an_error_without_words_is_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A MemoryError has none. The converter tells it from a folder that cannot be loaded."""
+    """A MemoryError has none. It says nothing about the folder."""
 
     def run_out(*args: object, **options: object) -> None:
         raise MemoryError
@@ -303,4 +248,6 @@ def test_an_error_without_words_is_named(folder: Path, tmp_path: Path, monkeypat
 
     with pytest.raises(VerificationError, match="does not load in transformers: MemoryError"):
         checkpoint.load_classifier(folder, dtype=torch.float32)
-    assert converter.main(folder, tmp_path, 64) == converter.NO_MEMORY
+    with pytest.raises(ConversionStoppedError, match="not enough memory"):
+        convert_to(tmp_path, folder)
+    assert not list((tmp_path / "openvino").iterdir())
