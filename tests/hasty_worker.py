@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import sys
 
-import worker.models
+import worker.versions
 
 
 def main() -> None:
     """Make it hasty, and run the command."""
-    defaults = worker.models.ModelShelf.__init__.__kwdefaults__
-    assert defaults is not None
-    defaults["poll_s"] = 0.1
-    worker.models.IDLE_S = 0.3
+    worker.versions.POLL_S = 0.1
+    worker.versions.IDLE_S = 0.3
     from worker.cli import main as worker_main
 
     sys.argv[0] = "worker"

@@ -1,4 +1,4 @@
-"""``worker start`` that never ends to load a second version.
+"""``worker start`` whose second version never ends to load: its device process is stuck in a library.
 
 python -m tests.stuck_loader start
 """
@@ -6,29 +6,33 @@ python -m tests.stuck_loader start
 from __future__ import annotations
 
 import sys
-import threading
-from typing import Any
 
-import worker.service
+from tests.faulty_device import hold_gil
+from worker.device.messages import LoadRequest
 
 
 def main() -> None:
-    """Make it stuck, and run the command."""
-    load, loads = worker.service.load_model, 0
+    """Run the command, or one of its device processes."""
+    if sys.argv[1] == "start":
+        from worker.cli import main as worker_main
+        from worker.device import process
 
-    def load_once(*args: Any, **options: Any) -> Any:
-        nonlocal loads
-        loads += 1
-        if loads > 1:
+        process.CHILD_MODULE = "tests.stuck_loader"
+        sys.argv[0] = "worker"
+        worker_main()
+        return
+    from worker.device import __main__ as device
+
+    load = device._load
+
+    def load_first(request: LoadRequest) -> object:
+        if request.unmeasured_budget is not None:
             print("stuck in a load", file=sys.stderr, flush=True)
-            threading.Event().wait()
-        return load(*args, **options)
+            hold_gil(3_600)
+        return load(request)
 
-    worker.service.load_model = load_once
-    from worker.cli import main as worker_main
-
-    sys.argv[0] = "worker"
-    worker_main()
+    device._load = load_first  # type: ignore[assignment]
+    device.main()
 
 
 if __name__ == "__main__":

@@ -187,10 +187,6 @@ class Pick(Generic[T]):
                 start, room = start + len(taken), room - len(taken)
         return [Pick(tuple(parts)) for parts in picks]
 
-    def row(self, position: int) -> Pick[T]:
-        """Return the pick of one of its rows alone."""
-        return self.cut(1)[position]
-
 
 class RowQueue(Generic[T]):
     """Rows of one model that wait for the device, and the rule that says which go next.

@@ -13,7 +13,7 @@ import logging
 import math
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scorequeue.errors import DeviceSickError, ScorequeueError, StoppingError
-from scorequeue.jobs import ErrorCode, RowError
+from scorequeue.jobs import ErrorCode, Lane, RowError
 from scorequeue.logs import fields
 from worker.backends import Scores
 from worker.batching import Pick, RowQueue
@@ -110,6 +110,7 @@ class Scorer:
         self._depth = 0
         self._lock = threading.Lock()
         self._held: dict[Hashable, ChunkWork] = {}
+        self._waiting: Counter[Lane] = Counter()  # rows without scores
         self._in_flight: deque[Flight] = deque()
         self._failed: list[tuple[Pick[ChunkWork], BatchFailed | None]] = []
         self._is_recovering = False
@@ -143,6 +144,7 @@ class Scorer:
             if self._is_closed:
                 return False
             self._held[work.key] = work
+            self._waiting[work.lane] += work.encodings.rows
             self._queue.add(work, lane=work.lane, lengths=work.encodings.lengths)
             if not self._in_flight:
                 self._busy_since = time.monotonic()
@@ -164,6 +166,9 @@ class Scorer:
         with self._lock:
             keys = list(self._held)
             self._held.clear()
+            for lane, rows in self._waiting.items():
+                self._room.give(lane, rows)
+            self._waiting.clear()
         return keys
 
     def close(self) -> None:
@@ -194,6 +199,9 @@ class Scorer:
             return
         except Exception as error:  # the loop's edge
             self._give_up(error)
+        finally:
+            self.device.close()
+            self.device.reap()
 
     def _load(self) -> None:
         try:
@@ -238,9 +246,9 @@ class Scorer:
         """Take an answer in, and give the device process its next batch."""
         answer = _finite(answer)
         with self._lock:
-            self._silent_looks = 0
             flight = self._in_flight.popleft()
             self._count(flight)
+            self._silent_looks = 0
             if isinstance(answer, BatchFailed):
                 self._failed.append((flight.pick, answer))
                 self._is_recovering = True
@@ -254,6 +262,7 @@ class Scorer:
         log.error("device process was lost; its rows are tried again", extra=facts)
         with self._lock:
             self._is_recovering = True
+            self._silent_looks = 0
             self._failed += [(flight.pick, None) for flight in self._in_flight]
             self._in_flight.clear()
         self._restart()
@@ -377,10 +386,12 @@ class Scorer:
         with self._lock:
             stored = list(self._tables.store(pick, scores, error=error))
             finished = [part for one in stored for part in one.finished if self._held.pop(part[0].key, None)]
+            room = Counter({one.lane: one.rows for one in stored}) & self._waiting  # nothing after a drain
+            self._waiting -= room
         for work, done in finished:
             work.on_done(done)
-        for one in stored:
-            self._room.give(one.lane, one.rows)
+        for lane, rows in room.items():
+            self._room.give(lane, rows)
 
     def _count(self, flight: Flight) -> None:
         """Take a batch that ended into the figures; the lock is held."""
@@ -395,7 +406,8 @@ class Scorer:
         stats.forward_s += took_s
         stats.longest_pause_s = max(stats.longest_pause_s, flight.begun_at - max(self._busy_since, self._ended_at))
         self._ended_at = now
-        self._note_duration(took_s)
+        # A worker that was stopped for a while has not waited for the device meanwhile.
+        self._note_duration(min(took_s, _IDLE_LOOK_S + self._silent_looks * _LOOK_S))
         if self._budget.succeed(flight.padded_tokens, now=now):
             self._queue.token_budget = self._budget.tokens
             log.info("larger batches are tried again", extra=fields("budget_raised", token_budget=self.token_budget))

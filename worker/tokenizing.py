@@ -14,12 +14,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Protocol
 
 import numpy as np
@@ -48,8 +47,6 @@ SPARE_CORES = 3
 
 SINGLY = 256
 """Texts that are tried one by one once one of them is known to end the tokenizer; of more, groups first."""
-
-_THREAD_NAME = "tokenizer"
 
 FEW = 4
 """Texts that go one by one: waking the library's threads for them costs twice as much as it saves."""
@@ -166,15 +163,14 @@ class TokenizerPool:
         self._on_fatal = on_fatal
         self._own = threading.local()
         self._begun_at: dict[int, float] = {}  # by thread
-        self._executor = ThreadPoolExecutor(self.threads, thread_name_prefix=_THREAD_NAME)
-        if in_processes:  # now, and not when the first large job comes: each takes a second to start
-            together = threading.Barrier(self.threads)
-            for _ in range(self.threads):
-                self.submit(partial(self._start_process, together))
+        self._tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._is_closed = False
+        for number in range(self.threads):
+            threading.Thread(target=self._run, name=f"tokenizer-{number}", daemon=True).start()
 
     def submit(self, task: Callable[[], None]) -> None:
         """Run a task, which calls ``encode``, in one of the threads."""
-        self._executor.submit(self._run, task)
+        self._tasks.put(task)
 
     def longest_s(self) -> float:
         """Seconds for which the oldest call of ``encode`` that has not returned has run; 0 without one."""
@@ -182,13 +178,15 @@ class TokenizerPool:
         return time.monotonic() - min(begun) if begun else 0.0
 
     def encode(self, files: TokenizerFiles, chunks: Sequence[Sequence[str]]) -> list[Encodings]:
-        """Tokenise the texts of chunks in the calling thread; texts that cannot be tokenised fail alone."""
+        """Tokenise the texts of chunks, in the process of the calling thread if it is one of the pool's that have one.
+
+        Texts that the tokenizer refuses fail alone.
+        """
         me = threading.get_ident()
+        process: TokenizerProcess | None = getattr(self._own, "process", None)
         self._begun_at[me] = time.monotonic()
         try:
-            if self._in_processes and threading.current_thread().name.startswith(_THREAD_NAME):
-                return self._own_process().encode(files, chunks)
-            return [encode_here(files, texts) for texts in chunks]
+            return process.encode(files, chunks) if process else [encode_here(files, texts) for texts in chunks]
         except (TokenizingError, ChildLostError):
             self._begun_at.pop(me)
             return [encode_apart(files, texts) for texts in chunks]
@@ -196,32 +194,27 @@ class TokenizerPool:
             self._begun_at.pop(me, None)
 
     def close(self) -> None:
-        """Take no more tasks; those that run end by themselves."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        """Begin no more tasks; those that run end by themselves, and the processes after them."""
+        self._is_closed = True
+        for _ in range(self.threads):
+            self._tasks.put(lambda: None)  # wakes a thread that waits
 
-    def _run(self, task: Callable[[], None]) -> None:
-        try:
-            task()
-        except BaseException as error:
-            self._on_fatal(error)
-
-    def _start_process(self, together: threading.Barrier) -> None:
-        together.wait()  # no thread takes two of these tasks
-        self._own_process()
-
-    def _own_process(self) -> TokenizerProcess:
-        process: TokenizerProcess | None = getattr(self._own, "process", None)
-        if process is None or process.is_lost:
-            process = self._own.process = TokenizerProcess()
-        return process
+    def _run(self) -> None:
+        with ExitStack() as leaving:
+            try:
+                if self._in_processes:
+                    self._own.process = leaving.enter_context(closing(TokenizerProcess()))
+                while not self._is_closed:
+                    self._tasks.get()()
+            except BaseException as error:
+                self._on_fatal(error)
 
 
 class TokenizerProcess:
-    """A child process that tokenises; for one thread."""
+    """A child process that tokenises, started anew when it is lost; for one thread."""
 
     def __init__(self) -> None:
         self._child = Child(CHILD_MODULE)
-        self.is_lost = False
 
     def encode(self, files: TokenizerFiles, chunks: Sequence[Sequence[str]]) -> list[Encodings]:
         """Tokenise the texts of chunks there.
@@ -233,8 +226,8 @@ class TokenizerProcess:
         try:
             answer = self._child.call((files, chunks), timeout_s=ANSWER_S)
         except ChildLostError:
-            self.is_lost = True
             self._child.close()
+            self._child = Child(CHILD_MODULE)
             raise
         if isinstance(answer, TokenizingError):
             raise answer
@@ -243,8 +236,7 @@ class TokenizerProcess:
 
     def close(self) -> None:
         """End it."""
-        if not self.is_lost:
-            self._child.close()
+        self._child.close()
 
 
 def encode_here(files: TokenizerFiles, texts: Sequence[str]) -> Encodings:
@@ -273,10 +265,8 @@ def encode_apart(files: TokenizerFiles, texts: Sequence[str]) -> Encodings:
     Groups of texts are tried until the guilty ones stand alone. One that raises fails with ``scoring_failed``, one that
     ends the process twice alone with ``worker_lost``.
     """
-    process = TokenizerProcess()
 
     def parts(some: Sequence[str]) -> Iterator[Encodings]:
-        nonlocal process
         for is_last in (False, True):
             try:
                 yield from process.encode(files, [some])
@@ -286,7 +276,6 @@ def encode_apart(files: TokenizerFiles, texts: Sequence[str]) -> Encodings:
                 is_last = True
             except ChildLostError as error:
                 why = RowError(ErrorCode.WORKER_LOST, f"the process that tokenised this row was lost: {error}")
-                process = TokenizerProcess()
             if len(some) > 1:
                 size = 1 if len(some) <= SINGLY else math.isqrt(len(some))
                 for start in range(0, len(some), size):
@@ -298,8 +287,8 @@ def encode_apart(files: TokenizerFiles, texts: Sequence[str]) -> Encodings:
             np.array([opened(files).pad_id], np.int32), np.ones(1, np.int32), np.zeros(1, np.bool_), {0: why}
         )
 
-    found = list(parts(texts))
-    process.close()
+    with closing(TokenizerProcess()) as process:
+        found = list(parts(texts))
     starts = np.cumsum([0, *(part.rows for part in found)]).tolist()
     failed = {start + at: why for start, part in zip(starts, found, strict=False) for at, why in part.failed.items()}
     return Encodings(
@@ -326,4 +315,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from worker.tokenizing import main as run  # what it sends must be no class of a module named __main__
+
+    run()

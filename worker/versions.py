@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from scorequeue.errors import RedisUnavailableError, VersionNotFoundError
+from scorequeue.errors import RedisUnavailableError, StoppingError, VersionNotFoundError
 from scorequeue.logs import fields
 from worker.device.messages import Loaded
 from worker.scorer import Scorer
@@ -76,6 +76,7 @@ class Versions:
         self._ready: dict[str, Scorer] = {}  # least recently used first
         self._used_at: dict[str, float] = {}
         self._loading: Scorer | None = None
+        self._leaving: str | None = None
         self._current: str | None = None
         self._followed: str | None = None
         self._requested: str | None = None
@@ -119,7 +120,8 @@ class Versions:
     def ready_versions(self) -> list[str]:
         """Names of the versions that may be claimed for, the current one first."""
         with self._lock:
-            return sorted(self._ready, key=lambda version: version != self._current)
+            claimed = [version for version in self._ready if version != self._leaving]
+            return sorted(claimed, key=lambda version: version != self._current)
 
     def failed_versions(self) -> dict[str, str]:
         """Versions that could not be made ready lately, and why."""
@@ -273,20 +275,25 @@ class Versions:
     def _make_room(self) -> None:
         """Let go of the older version once it has scored what it holds, so that there are never three on the device."""
         with self._lock:
-            spare = next(name for name in self._ready if name != self._current)
-            scorer = self._ready.pop(spare)  # nothing is claimed for it from here on
-        while not scorer.is_idle and not self._stopping.wait(POLL_S / 10):
-            pass
-        with self._lock:
-            self._ready[spare] = scorer
-        self._drop(spare)
+            spare = self._leaving = next(name for name in self._ready if name != self._current)
+        try:
+            while not self._ready[spare].is_idle:
+                if self._stopping.wait(POLL_S / 10):
+                    raise StoppingError(f"version {spare} makes no room: the worker was told to stop")
+            self._drop(spare)
+        finally:
+            self._leaving = None
 
     def _load(self, version: str) -> Loaded:
         with self._lock:
             if version in self._ready:
                 return self._ready[version].loaded.result()
             budget = self._ready[self._current].token_budget if self._current else None
-            scorer = self._loading = self._make(version, budget)
+        scorer = self._make(version, budget)  # reads the registry, for which no claim and no heartbeat should wait
+        with self._lock:
+            self._loading = scorer
+            if self._stopping.is_set():
+                scorer.close()
         try:
             loaded = scorer.start().result()
         finally:

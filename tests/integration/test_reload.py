@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from worker.loading import load_model
 
 from producer import Client
 from scorequeue.jobs import JobState
@@ -18,6 +17,7 @@ from scorequeue.settings import Settings
 from tests.processes import WorkerProcess, until
 from tests.servers import RedisServer
 from tests.tiny import publish_tiny
+from worker.device.loading import load_model
 
 TEXTS = [f"The dog number {number} slept on the sofa." for number in range(600)]
 TOLERANCE = 1e-4

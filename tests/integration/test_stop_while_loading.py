@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import psutil
+import pytest
 
 from scorequeue.registry import Registry
 from tests.processes import WorkerProcess, until
@@ -12,42 +13,28 @@ from tests.servers import RedisServer
 from tests.tiny import publish_tiny
 
 
-def test_load_that_never_ends_holds_no_drain_up(tmp_path: Path) -> None:
-    """Half of the drain's time was spent on it, though nothing was left to do."""
+@pytest.mark.parametrize(("module", "backend"), [("tests.stuck_loader", "fake"), ("worker", "auto")])
+def test_a_version_that_loads_holds_no_drain_up(tmp_path: Path, module: str, backend: str) -> None:
+    """One is stuck in a library, the other is being converted, for seconds. No process outlives the worker."""
     registry = Registry(tmp_path / "registry")
     first, second = (publish_tiny(registry.root, seed=seed) for seed in range(2))
     with (
         RedisServer(tmp_path) as redis,
         WorkerProcess(
-            tmp_path / "worker.log", module="tests.stuck_loader", redis_url=redis.url, namespace="n",
-            registry=registry.root, backend="fake", drain_timeout_s=600,
+            tmp_path / "worker.log", module=module, redis_url=redis.url, namespace="n", registry=registry.root,
+            backend=backend, device="cpu", drain_timeout_s=600,
         ) as worker,
     ):  # fmt: skip
         registry.promote(second, expected=first, why="test")
-        until(lambda: "stuck in a load" in worker.log.read_text(), what="a load")
+        process = psutil.Process(worker.pid)
+        until(lambda: len(process.children()) == 2, what="a second device process")
+        if backend == "fake":
+            until(lambda: "stuck in a load" in worker.log.read_text(), what="a load")
+        children = process.children()
 
         assert worker.terminate() == 0
 
-
-def test_conversion_is_ended_and_leaves_nothing(tmp_path: Path) -> None:
-    """It runs for seconds in a process of its own, for a version that nobody will be given."""
-    registry = Registry(tmp_path / "registry")
-    first, second = (publish_tiny(registry.root, seed=seed) for seed in range(2))
-    with (
-        RedisServer(tmp_path) as redis,
-        WorkerProcess(
-            tmp_path / "worker.log", redis_url=redis.url, namespace="n", registry=registry.root, backend="auto",
-            device="cpu",
-        ) as worker,
-    ):  # fmt: skip
-        registry.promote(second, expected=first, why="test")
-        started: list[psutil.Process] = []
-        until(lambda: bool(started.extend(psutil.Process(worker.pid).children()) or started), what="a conversion")
-
-        assert worker.terminate() == 0
-
+    _, alive = psutil.wait_procs(children, timeout=5)
     log = worker.log.read_text()
-    assert not any(child.is_running() for child in started)
-    assert [kept.name for kept in (tmp_path / "cache" / "openvino").glob(".making-*")] == []
-    assert len(list((tmp_path / "cache" / "openvino").iterdir())) == 1, "that of the first version"
+    assert alive == []
     assert not any(action in log for action in ("not_converted", "version_failed", "version_swapped")), log

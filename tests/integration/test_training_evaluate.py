@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from worker.loading import load_model
 
 from scorequeue.errors import ExitCode
 from scorequeue.registry import Registry
@@ -17,6 +16,7 @@ from tests.tiny import make_tiny_base, publish_tiny
 from training import sample
 from training.cola import DEV_FILE, TRAIN_FILE
 from training.evaluate import read_rows
+from worker.device.loading import load_model
 
 FIGURES = {"mcc", "mcc_low", "mcc_high", "accuracy", "f1", "calibration_error", "loss"}
 

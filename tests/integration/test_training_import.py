@@ -18,7 +18,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
-from worker.loading import load_model
 
 from scorequeue.errors import ExitCode
 from scorequeue.registry import Registry
@@ -26,6 +25,7 @@ from tests.tiny import ARCHITECTURES, make_tiny_base
 from training.cli import root as cli
 from training.importing import Imported, import_checkpoint
 from training.quiet import quiet_libraries
+from worker.device.loading import load_model
 
 LABELS = ("calm", "glad", "cross")
 SHORT = ["The dog slept.", "Which letter did the teacher read?", "She told himself a story about the children."]
@@ -128,7 +128,7 @@ def test_a_row_above_the_limit_is_marked_as_truncated(
     assert version.max_length == 128  # also of RoBERTa, which has 130 positions and uses 128
 
     model = load_model(Registry(registry), version.version, backend="torch", device="cpu", dtype="float32")
-    encodings = model.encode([SHORT[0], LONG, TOO_LONG])
+    encodings = model.tokenizer.encode([SHORT[0], LONG, TOO_LONG])
 
     assert encodings.truncated.tolist() == [False, False, True]
     assert encodings.lengths[2] == 128

@@ -22,7 +22,7 @@ from worker.batching import (
 T = TypeVar("T")
 LENGTHS = st.lists(st.integers(1, 200), max_size=300)
 CHUNKS = st.lists(
-    st.tuples(st.sampled_from(Lane), st.sampled_from("ab"), st.lists(st.integers(1, 60), min_size=1, max_size=30)),
+    st.tuples(st.sampled_from(Lane), st.lists(st.integers(1, 60), min_size=1, max_size=30)),
     max_size=25,
 )
 
@@ -87,22 +87,21 @@ def test_sizes_below_one_are_refused(lengths: list[int], token_budget: int, max_
 
 
 @given(CHUNKS, st.integers(1, 500), st.integers(1, 200))
-def test_queue_gives_each_row_once_and_never_mixes_versions(
-    chunks: list[tuple[Lane, str, list[int]]], token_budget: int, window_rows: int
+def test_queue_gives_each_row_once_and_keeps_to_the_budget(
+    chunks: list[tuple[Lane, list[int]]], token_budget: int, window_rows: int
 ) -> None:
     queue: RowQueue[int] = RowQueue(token_budget=token_budget, max_rows=64, window_rows=window_rows)
-    for number, (lane, group, lengths) in enumerate(chunks):
-        queue.add(number, lane=lane, group=group, lengths=np.array(lengths))
+    for number, (lane, lengths) in enumerate(chunks):
+        queue.add(number, lane=lane, lengths=np.array(lengths))
 
     seen: Counter[tuple[int, int]] = Counter()
     for pick in drain(queue):
         picked = rows_of(pick)
-        lengths = [chunks[chunk][2][row] for chunk, row in picked]
-        assert {chunks[chunk][1] for chunk, _ in picked} == {pick.group}
+        lengths = [chunks[chunk][1][row] for chunk, row in picked]
         assert max(lengths) * len(lengths) <= token_budget or len(lengths) == 1
         seen.update(picked)
 
-    assert seen == Counter((number, row) for number, chunk in enumerate(chunks) for row in range(len(chunk[2])))
+    assert seen == Counter((number, row) for number, chunk in enumerate(chunks) for row in range(len(chunk[1])))
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=20), st.integers(1, 100))
@@ -110,7 +109,7 @@ def test_windows_of_a_lane_run_in_order_of_arrival(sizes: list[int], window_rows
     """Later chunks must not overtake: a job's first rows would wait for ever behind shorter ones."""
     queue: RowQueue[int] = RowQueue(token_budget=64, max_rows=64, window_rows=window_rows)
     for number, size in enumerate(sizes):
-        queue.add(number, lane=Lane.BULK, group="a", lengths=np.full(size, 8))
+        queue.add(number, lane=Lane.BULK, lengths=np.full(size, 8))
 
     windows = list(dict.fromkeys(pick.parts[0].window for pick in drain(queue)))
 
@@ -120,10 +119,10 @@ def test_windows_of_a_lane_run_in_order_of_arrival(sizes: list[int], window_rows
 
 def test_express_joins_the_very_next_batch_and_takes_bulk_rows_along() -> None:
     queue: RowQueue[str] = RowQueue(token_budget=400, max_rows=64, window_rows=1_000)
-    queue.add("bulk", lane=Lane.BULK, group="a", lengths=np.tile([6, 8, 30], 100))
+    queue.add("bulk", lane=Lane.BULK, lengths=np.tile([6, 8, 30], 100))
     first = next_of(queue)
 
-    queue.add("lone", lane=Lane.EXPRESS, group="a", lengths=np.array([9]))
+    queue.add("lone", lane=Lane.EXPRESS, lengths=np.array([9]))
     second = next_of(queue)
 
     assert lanes(first) == [Lane.BULK]
@@ -133,46 +132,29 @@ def test_express_joins_the_very_next_batch_and_takes_bulk_rows_along() -> None:
     assert second.rows * 9 <= 400 * 0.25
 
 
-def test_express_never_takes_bulk_rows_of_another_version_along() -> None:
-    queue: RowQueue[str] = RowQueue(token_budget=400, max_rows=64, window_rows=1_000)
-    queue.add("bulk", lane=Lane.BULK, group="old", lengths=np.full(100, 5))
-    queue.add("lone", lane=Lane.EXPRESS, group="new", lengths=np.array([9]))
-
-    assert lanes(next_of(queue)) == [Lane.EXPRESS]
-
-
 def test_bulk_moves_on_under_a_flood_of_express() -> None:
     queue: RowQueue[str] = RowQueue(token_budget=80, max_rows=64, window_rows=10_000)
-    queue.add("bulk", lane=Lane.BULK, group="a", lengths=np.full(1_000, 8))
-    queue.add("flood", lane=Lane.EXPRESS, group="a", lengths=np.full(1_000, 8))
+    queue.add("bulk", lane=Lane.BULK, lengths=np.full(1_000, 8))
+    queue.add("flood", lane=Lane.EXPRESS, lengths=np.full(1_000, 8))
 
     turns = [lanes(next_of(queue)) for _ in range(4 * (EXPRESS_TURNS + 1))]
 
     assert turns == ([[Lane.EXPRESS]] * EXPRESS_TURNS + [[Lane.BULK]]) * 4
 
 
-def test_a_version_that_waits_gets_the_next_window() -> None:
-    queue: RowQueue[str] = RowQueue(token_budget=80, max_rows=64, window_rows=10)
-    for ticket, group in [("a1", "a"), ("b1", "b"), ("a2", "a"), ("a3", "a")]:
-        queue.add(ticket, lane=Lane.BULK, group=group, lengths=np.full(5, 8))
-
-    windows = list(dict.fromkeys(pick.parts[0].window for pick in drain(queue)))
-
-    assert [window.tickets for window in windows] == [("a1", "a2"), ("b1",), ("a3",)]
-
-
-@given(st.integers(1, 40), st.integers(0, 40))
-def test_halves_part_a_pick_without_loss(express_rows: int, bulk_rows: int) -> None:
+@given(st.integers(1, 40), st.integers(0, 40), st.integers(1, 100))
+def test_pieces_part_a_pick_without_loss(express_rows: int, bulk_rows: int, size: int) -> None:
     queue: RowQueue[str] = RowQueue(token_budget=10_000, max_rows=1_000, window_rows=1_000)
-    queue.add("express", lane=Lane.EXPRESS, group="a", lengths=np.full(express_rows + 1, 8))
+    queue.add("express", lane=Lane.EXPRESS, lengths=np.full(express_rows + 1, 8))
     if bulk_rows:
-        queue.add("bulk", lane=Lane.BULK, group="a", lengths=np.full(bulk_rows, 8))
+        queue.add("bulk", lane=Lane.BULK, lengths=np.full(bulk_rows, 8))
     pick = next_of(queue)
 
-    left, right = pick.halves()
+    pieces = pick.cut(size)
 
-    assert abs(left.rows - right.rows) <= 1
-    assert rows_of(left) + rows_of(right) == rows_of(pick)
+    assert [piece.rows for piece in pieces[:-1]] == [size] * (len(pieces) - 1)
+    assert 0 < pieces[-1].rows <= size
+    assert [row for piece in pieces for row in rows_of(piece)] == rows_of(pick)
 
 
 def next_of(queue: RowQueue[str]) -> Pick[str]:

@@ -1,53 +1,30 @@
+"""Converted models on disk: kept once, safe beside other processes, and never a reason not to start."""
+
 from __future__ import annotations
 
-import logging
 import os
-import shutil
 import stat
 import subprocess
 import sys
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
-from worker.choosing import open_backend
 
-from scorequeue.errors import ConversionStoppedError, VerificationError
+from scorequeue.errors import ConversionError, VerificationError
 from tests.tiny import make_tiny_base
-from worker import choosing
-from worker.backends import checkpoint, convert, converter
-
-DEADLINE_S = 60.0
-NOBODY = 65534
+from worker.backends import checkpoint, convert
+from worker.backends.quiet_openvino import openvino
 
 LOAD = """
 import sys
 from pathlib import Path
-from worker.backends import convert
-with convert.converted(Path(sys.argv[1]), Path(sys.argv[2]), max_length=64): pass
+from worker.backends.convert import converted
+print(len(converted(Path(sys.argv[1]), Path(sys.argv[2]), max_length=64).get_ops()))
 """
-
-LOAD_AS_ANOTHER_USER = f"""
-import os, sys, tempfile
-from pathlib import Path
-from worker.backends import convert
-def stub(folder, target, max_length):
-    for name in ("model.xml", "model.bin"): (target / name).write_text("theirs")
-convert._convert_apart = stub  # that user need not be able to run this Python
-convert.fingerprint(Path(sys.argv[1]))  # what it imports may be out of reach, too
-os.setgid({NOBODY}), os.setuid({NOBODY})
-with convert.converted(Path(sys.argv[1]), Path(sys.argv[2]), max_length=64) as ready:
-    print(ready.name, (ready / "model.bin").read_text())
-print(ready.exists())
-"""
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user or mount a small disk")
 
 
 @pytest.fixture(scope="module")
@@ -56,57 +33,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary folders go in this test."""
-    path = tmp_path / "temporary"
-    path.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(path))
-    return path
+def traced(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[Path]:
+    """Convert in no time; the folders that were converted."""
+    model = convert._traced(folder, 64)
+    asked: list[Path] = []
+    monkeypatch.setattr(convert, "_traced", lambda folder, _: asked.append(folder) or model)
+    return asked
 
 
-@pytest.fixture
-def shared() -> Iterator[Path]:
-    """A folder that other users may enter and write to, which those of pytest are not."""
-    path = Path(tempfile.mkdtemp(prefix="scorequeue-test-"))
-    path.chmod(0o777)
-    yield path
-    shutil.rmtree(path)
-
-
-def convert_to(cache: Path, folder: Path) -> Path:
-    with convert.converted(folder, cache, max_length=64) as ready:
-        return ready
-
-
-def write(target: Path, text: str) -> None:
-    """Convert in no time."""
-    for name in (converter.MODEL_FILE, "model.bin"):
-        (target / name).write_text(text)
-
-
-def converters(of: int) -> list[psutil.Process]:
-    return [child for child in psutil.Process(of).children() if "worker.backends.converter" in child.cmdline()]
-
-
-def wait_for(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline:
-        try:
-            found = condition()
-        except psutil.Error:  # it began or ended just now
-            found = None
-        if found:
-            return found
-        threading.Event().wait(0.01)
-    raise AssertionError("it did not come true in time")
-
-
-def run_converter_after(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str) -> None:
-    """Let the shell do something before each converter."""
-    python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\n{command}\nexec "{sys.executable}" "$@"\n')
-    python.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(python))
+def kept_in(cache: Path) -> list[Path]:
+    return sorted((cache / "openvino").iterdir())
 
 
 def actions(caplog: pytest.LogCaptureFixture) -> dict[str, dict[str, Any]]:
@@ -114,187 +50,94 @@ def actions(caplog: pytest.LogCaptureFixture) -> dict[str, dict[str, Any]]:
     return {fields["action"]: fields for fields in found}
 
 
-@pytest.mark.parametrize("is_damaged", [False, True])
-def test_the_slower_of_two_converters_takes_the_model_of_the_faster(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_damaged: bool
+def test_a_model_is_converted_once(folder: Path, tmp_path: Path, traced: list[Path]) -> None:
+    for _ in range(2):
+        model = convert.converted(folder, tmp_path, max_length=64)
+        assert openvino.Core().compile_model(model, "CPU").output(0).partial_shape[1].get_length() == 2
+
+    assert traced == [folder]
+    assert [path.name for path in kept_in(tmp_path)] == [convert.fingerprint(folder)]
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.write_bytes(b"x"), lambda file: file.unlink()])
+def test_a_damaged_model_is_replaced(
+    folder: Path, tmp_path: Path, traced: list[Path], damage: Callable[[Path], object]
 ) -> None:
-    """Its own would be as good, but to put it there it would take away what the other one is about to open."""
-    if is_damaged:
-        monkeypatch.setattr(convert, "_convert_apart", lambda folder, target, _: write(target, "old"))
-        (convert_to(tmp_path, folder) / "model.bin").write_text("damaged")
+    convert.converted(folder, tmp_path, max_length=64)
+    (kept,) = kept_in(tmp_path)
+    damage(kept / "model.bin")
 
-    def be_overtaken(folder: Path, target: Path, max_length: int) -> None:
-        monkeypatch.setattr(convert, "_convert_apart", lambda folder, target, _: write(target, "faster"))
-        assert (convert_to(tmp_path, folder) / "model.bin").read_text() == "faster"
-        write(target, "slower")
+    convert.converted(folder, tmp_path, max_length=64)
+    convert.converted(folder, tmp_path, max_length=64)
 
-    monkeypatch.setattr(convert, "_convert_apart", be_overtaken)
-
-    ready = convert_to(tmp_path, folder)
-
-    assert ready.name == convert.fingerprint(folder)
-    assert (ready / "model.bin").read_text() == "faster"
-    assert [path.name for path in ready.parent.iterdir()] == [ready.name]
+    assert len(traced) == 2
+    assert kept_in(tmp_path) == [kept]
 
 
 def test_processes_that_convert_at_the_same_time_all_load(folder: Path, tmp_path: Path) -> None:
-    """Replicas with one cache start together."""
     command = [sys.executable, "-c", LOAD, str(folder), str(tmp_path)]
-    loading = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    converting = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(3)]
+    ends = [process.communicate(timeout=60) for process in converting]
 
-    ends = [(process.communicate(timeout=DEADLINE_S)[1], process.returncode) for process in loading]
-
-    assert [status for _, status in ends] == [0, 0], ends
-    assert [path.name for path in (tmp_path / "openvino").iterdir()] == [convert.fingerprint(folder)]
-
-
-def test_a_killed_worker_leaves_no_converter_and_no_half_made_model(folder: Path, tmp_path: Path) -> None:
-    """A worker that is killed again and again at its start would fill the disk, and the machine with converters."""
-    worker = subprocess.Popen([sys.executable, "-c", LOAD, str(folder), str(tmp_path)])
-    child = wait_for(lambda: converters(worker.pid))[0]
-    assert list((tmp_path / "openvino").iterdir())
-
-    worker.kill()
-    worker.wait()
-
-    child.wait(DEADLINE_S)
-    assert not list((tmp_path / "openvino").iterdir())
+    assert [process.returncode for process in converting] == [0, 0, 0], ends
+    assert len({output for output, _ in ends}) == 1
+    assert [path.name for path in kept_in(tmp_path)] == [convert.fingerprint(folder)]
 
 
-def test_what_was_left_half_made_goes_after_an_hour(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_old_models_go_and_so_does_what_a_killed_worker_left(folder: Path, tmp_path: Path, traced: list[Path]) -> None:
+    """A younger half-made model may belong to a worker that lives."""
+    home = tmp_path / "openvino"
+    abandoned, young = home / ".making-old", home / ".making-young"
+    others = [home / f"{number:032x}" for number in range(convert.KEPT + 2)]
+    for path in (abandoned, young, *others):
+        path.mkdir(parents=True)
+    for path in (abandoned, *others):
+        os.utime(path, (time.time() - convert.ABANDONED_S - 60,) * 2)
+
+    convert.converted(folder, tmp_path, max_length=64)
+
+    left = kept_in(tmp_path)
+    assert young in left
+    assert abandoned not in left
+    assert home / convert.fingerprint(folder) in left
+    assert len(left) == convert.KEPT + 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_full_disk_costs_a_conversion_and_nothing_else(
+    folder: Path, small_disk: Callable[[int], Path], traced: list[Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A machine that loses power kills the converter too. A younger folder may be a conversion that is under way."""
-    monkeypatch.setattr(convert, "_convert_apart", lambda folder, target, _: write(target, "model"))
-    kept = convert_to(tmp_path, folder)
-    old, young = (kept.with_name(convert.MAKING + name) for name in ("old", "young"))
-    for path in (old, young):
-        path.mkdir()
-        (path / "model.bin").touch()
-    os.utime(old, (time.time() - convert.ABANDONED_S - 60,) * 2)
+    disk = small_disk((folder / "model.safetensors").stat().st_size // 2)
 
-    convert_to(tmp_path, folder)
+    model = convert.converted(folder, disk, max_length=64)
 
-    assert sorted(kept.parent.iterdir()) == sorted([kept, young])
+    assert openvino.Core().compile_model(model, "CPU").output(0).partial_shape[1].get_length() == 2
+    assert "cache_unwritable" in actions(caplog)
+    assert kept_in(disk) == [], "its room may be needed"
 
 
-def test_an_old_model_that_another_worker_removes_meanwhile_is_no_error(tmp_path: Path) -> None:
-    for number in range(convert.KEPT + 2):
-        (tmp_path / f"{number:032x}").mkdir()
-    (tmp_path / "f").symlink_to("gone")  # listed, and not there when it is looked at
-
-    convert._forget_old(tmp_path)
-
-    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) <= convert.KEPT
-
-
-@pytest.mark.parametrize("command", ["kill -9 $$", "kill -15 $$"])
-def test_a_killed_converter_is_no_unknown_architecture(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, command: str
+def test_a_cache_that_is_no_folder_costs_a_conversion_and_nothing_else(
+    folder: Path, tmp_path: Path, traced: list[Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The kernel kills it where memory is short: whoever reads the log must not look for the fault in the model."""
-    caplog.set_level(logging.INFO, logger="worker.choosing")
-    monkeypatch.setattr(choosing, "has_nvidia_driver", lambda: False)
-    run_converter_after(monkeypatch, tmp_path, command)
+    (tmp_path / "file").touch()
 
-    with pytest.raises(ConversionStoppedError, match=r"signal (9|15) .* ended it; where memory is short"):
-        convert_to(tmp_path, folder)
-    backend = open_backend(folder, backend="auto", device="auto", dtype="float32", cache_dir=tmp_path, max_length=64)
+    convert.converted(folder, tmp_path / "file", max_length=64)
 
-    assert backend.name == "torch"
-    assert "signal" in actions(caplog)["backend_chosen"]["why"]
-    assert "conversion_stopped" in actions(caplog)
-    assert not list((tmp_path / "openvino").iterdir())
+    assert "cache_unwritable" in actions(caplog)
 
 
-@needs_root
-@pytest.mark.parametrize("is_seen_beforehand", [True, False])
-def test_a_full_disk_costs_a_conversion_only(
-    folder: Path,
-    small_disk: Callable[[int], Path],
-    temporary: Path,
-    caplog: pytest.LogCaptureFixture,
-    is_seen_beforehand: bool,
-) -> None:
-    weights = (folder / "model.safetensors").stat().st_size
-    disk = small_disk(weights // 2 if is_seen_beforehand else weights + 16_384)
-
-    with convert.converted(folder, disk, max_length=64) as ready:
-        assert ready.parent == temporary
-        assert (ready / "model.bin").stat().st_size > 0
-        assert not list((disk / "openvino").iterdir()), "its room may be needed"
-
-    assert not list(temporary.iterdir())
-    error = actions(caplog)["cache_unwritable"]["error"]
-    assert ("bytes are needed" if is_seen_beforehand else "could not write the model") in error
-
-
-def test_no_room_anywhere_is_said(
-    folder: Path, tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A limit on the size of files stands for two full disks."""
-    caplog.set_level(logging.INFO, logger="worker.choosing")
-    monkeypatch.setattr(choosing, "has_nvidia_driver", lambda: False)
-    run_converter_after(monkeypatch, tmp_path, "ulimit -f 8")
-
-    backend = open_backend(folder, backend="auto", device="auto", dtype="float32", cache_dir=tmp_path, max_length=64)
-
-    assert backend.name == "torch"
-    assert "make room in one of them" in actions(caplog)["backend_chosen"]["why"]
-    assert not list(temporary.iterdir())
-    assert not list((tmp_path / "openvino").iterdir())
-
-
-def test_a_model_is_there_for_everyone_who_shares_the_cache(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(convert, "_convert_apart", lambda folder, target, _: write(target, "model"))
+def test_a_model_is_there_for_everyone_who_shares_the_cache(folder: Path, tmp_path: Path, traced: list[Path]) -> None:
     before = os.umask(0o022)
     try:
-        kept = convert_to(tmp_path, folder)
+        convert.converted(folder, tmp_path, max_length=64)
     finally:
         os.umask(before)
 
-    assert stat.S_IMODE(kept.stat().st_mode) == 0o755
+    assert stat.S_IMODE(kept_in(tmp_path)[0].stat().st_mode) == 0o755
 
 
-@needs_root
-@pytest.mark.parametrize(
-    ("rights", "lent"),
-    [(0o755, "kept"), (0o700, "own"), (None, "own")],
-    ids=["readable", "unreadable", "none kept, and no right to keep one"],
-)
-def test_another_user_loads_what_is_kept_or_makes_a_model_for_itself(
-    shared: Path, monkeypatch: pytest.MonkeyPatch, rights: int | None, lent: str
-) -> None:
-    """An init container and a worker, or a shell for a look, need not be the same user."""
-    folder = make_tiny_base(shared / "model")
-    (folder / "model.safetensors").chmod(0o644)  # a registry's files are
-    monkeypatch.setattr(convert, "_convert_apart", lambda folder, target, _: write(target, "ours"))
-    kept = convert_to(shared / "cache", folder)
-    if rights is None:
-        shutil.rmtree(kept)
-        kept.parent.chmod(0o755)
-    else:
-        kept.chmod(rights)
-        kept.parent.chmod(0o777)
-    before = sorted(kept.parent.iterdir())
-
-    command = [sys.executable, "-c", LOAD_AS_ANOTHER_USER, str(folder), str(shared / "cache")]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TMPDIR": str(shared)})
-
-    assert done.returncode == 0, done.stderr
-    loaded, is_left = done.stdout.splitlines()
-    if lent == "kept":
-        assert (loaded, is_left) == (f"{kept.name} ours", "True")
-    else:
-        assert (loaded.split()[-1], is_left) == ("theirs", "False")
-    assert sorted(kept.parent.iterdir()) == before
-    assert not list(shared.glob("scorequeue-openvino-*"))
-
-
-def test_an_error_without_words_is_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A MemoryError has none. The converter tells it from a folder that cannot be loaded."""
+def test_no_memory_is_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A MemoryError has no words of its own. It says nothing about the folder."""
 
     def run_out(*args: object, **options: object) -> None:
         raise MemoryError
@@ -303,4 +146,6 @@ def test_an_error_without_words_is_named(folder: Path, tmp_path: Path, monkeypat
 
     with pytest.raises(VerificationError, match="does not load in transformers: MemoryError"):
         checkpoint.load_classifier(folder, dtype=torch.float32)
-    assert converter.main(folder, tmp_path, 64) == converter.NO_MEMORY
+    monkeypatch.setattr(checkpoint, "load_classifier", run_out)
+    with pytest.raises(ConversionError, match="MemoryError"):
+        convert.converted(folder, tmp_path, max_length=64)

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
-from worker.choosing import choose_backend, open_backend
 
 from scorequeue.errors import ConversionError, MissingExtraError, UsageError, VerificationError
 from tests.tiny import ARCHITECTURES, make_tiny_base
-from worker import choosing
 from worker.backends import DeviceFullError, PaddedBatch, Scores, convert, openvino
 from worker.backends.openvino import OpenVinoBackend
 from worker.backends.torch import TorchBackend
+from worker.device import choosing
+from worker.device.choosing import choose_backend, open_backend
 
 SHAPES = [(1, 1), (1, 7), (33, 5), (4, 40), (7, 120)]
 
@@ -66,7 +66,7 @@ def no_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(folder: Path, target: Path, max_length: int) -> None:
         raise AssertionError("converted again")
 
-    monkeypatch.setattr(convert, "_convert_apart", refuse)
+    monkeypatch.setattr(convert, "_convert", refuse)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -128,7 +128,7 @@ def test_a_model_is_converted_once(folder: Path, cache: Path, monkeypatch: pytes
 
 def test_a_process_that_finds_the_model_converted_loads_no_torch(folder: Path, cache: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from worker.choosing import open_backend\n"
+        "import sys; from pathlib import Path; from worker.device.choosing import open_backend\n"
         f"b = open_backend(Path({str(folder)!r}), backend='openvino', device='cpu', dtype='float32',"
         f" cache_dir=Path({str(cache)!r}), max_length=128)\n"
         "print(b.name, [name for name in ('torch', 'transformers', 'openvino_telemetry') if sys.modules.get(name)])"
@@ -256,13 +256,13 @@ def test_openvino_on_a_gpu_is_refused() -> None:
 def test_an_architecture_that_openvino_does_not_know_runs_in_torch_unless_openvino_was_asked_for(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, logger="worker.choosing")
+    caplog.set_level(logging.INFO, logger="worker.device.choosing")
 
     def fail(folder: Path, target: Path, max_length: int) -> None:
         raise ConversionError("no such operation")
 
     monkeypatch.setattr(choosing, "has_nvidia_driver", lambda: False)
-    monkeypatch.setattr(convert, "_convert_apart", fail)
+    monkeypatch.setattr(convert, "_convert", fail)
 
     auto = open_backend(folder, backend="auto", device="auto", dtype="float32", cache_dir=tmp_path, max_length=128)
     assert auto.name == "torch"

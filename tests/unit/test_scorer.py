@@ -1,109 +1,102 @@
+"""A scorer with a real device process whose device has faults, see ``tests.faulty_device``."""
+
 from __future__ import annotations
 
-import dataclasses
-import gc
-import json
+import os
+import random
+import signal
+import subprocess
+import sys
 import threading
-import time
-import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from worker.models import LoadedModel, load_model, make_fake_model
 
-from scorequeue.errors import DeviceSickError, RedisUnavailableError
+from scorequeue.errors import DeviceSickError, StoppingError, VerificationError
 from scorequeue.jobs import ErrorCode, Lane
-from scorequeue.manifest import GoldenSentence
 from scorequeue.registry import Registry
-from tests.tiny import GOLDEN_TEXTS, make_tiny_base, publish_tiny
+from tests.faulty_device import (
+    BAD_NUMBERS,
+    BAD_VERSION,
+    HANGS,
+    KILLER_VERSION,
+    KILLS,
+    RAISES,
+    STUCK,
+    STUCK_VERSION,
+    Control,
+    checksum,
+)
+from tests.processes import until
+from tests.tiny import GOLDEN_TEXTS, publish_tiny
 from worker import budget
-from worker.backends import DeviceFullError, PaddedBatch, Running, Scores
-from worker.backends.fake import FakeBackend
-from worker.backends.torch import TorchBackend
-from worker.budget import SMALLEST_BUDGET, TokenBudget
-from worker.scorer import ChunkScores, ChunkWork, Scorer
-from worker.tokenizing import FolderTokenizer
+from worker.backends import Encodings
+from worker.device import process
+from worker.device.loading import load_model, make_fake_model
+from worker.device.messages import LoadRequest
+from worker.device.process import DeviceProcess
+from worker.room import Room
+from worker.scorer import Scorer
+from worker.tokenizing import TokenizerFiles
+from worker.windows import ChunkScores, ChunkWork
 
-WAIT_S = 20.0
-POISON = "poison"
-BAD_NUMBERS = "bad numbers"
-ZERO_WIDTH_SPACE = "\u200b"
-
-
-class Faulty(FakeBackend):
-    """A device with faults: rows that raise or have no finite scores, little memory, a gate, a note of each batch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        model = make_fake_model()
-        self.checksum = {text: int(model.encode([text]).token_ids[0]) for text in (POISON, BAD_NUMBERS)}
-        self.most_tokens: int | None = None
-        self.failures_left = 10**9
-        self.is_broken = False
-        self.extra_rows = 0
-        self.gate = threading.Event()
-        self.gate.set()
-        self.entered = threading.Semaphore(0)
-        self.batches: list[PaddedBatch] = []
-
-    def begin(self, batch: PaddedBatch) -> Running:  # type: ignore[override]
-        self.batches.append(batch)
-        self.entered.release()
-        assert self.gate.wait(WAIT_S)
-        if self.most_tokens is not None and self.failures_left and batch.input_ids.size > self.most_tokens:
-            self.failures_left -= 1
-            raise DeviceFullError("too large")
-        if self.is_broken or self.checksum[POISON] in batch.input_ids[:, 0]:
-            raise RuntimeError("the device says no")
-        return FaultyRunning(self, batch, super().begin(batch).scores())
-
-
-class FaultyRunning:
-    def __init__(self, backend: Faulty, batch: PaddedBatch, scores: Scores) -> None:
-        self._scores = np.concatenate([scores, scores[: backend.extra_rows]])
-        self._scores[: batch.rows][batch.input_ids[:, 0] == backend.checksum[BAD_NUMBERS]] = np.nan
-
-    def scores(self) -> Scores:
-        return self._scores
+WAIT_S = 30.0
+LABELS = ("unacceptable", "acceptable")
 
 
 class Harness:
     """A running scorer, and what came out of it."""
 
-    def __init__(self, model: LoadedModel, **options: Any) -> None:
-        self.model = model
-        self.done: list[ChunkScores] = []
-        self.sick: list[DeviceSickError | RedisUnavailableError] = []
+    def __init__(self, request: LoadRequest, files: TokenizerFiles | None = None) -> None:
+        self.done: dict[Any, ChunkScores] = {}
+        self.sick: list[Exception] = []
+        self.room = Room()
+        self.tokenizer = (files or TokenizerFiles()).open()
         self._changed = threading.Condition()
-        self.scorer = Scorer(on_sick=self._note_sick, **{"token_budget": 256, **options})
-        self.scorer.start()
+        self.device = DeviceProcess(request)
+        self.scorer = Scorer(
+            request.version,
+            labels=LABELS,
+            files=files or TokenizerFiles(),
+            device=self.device,
+            room=self.room,
+            on_sick=self._note_sick,
+        )
 
-    def submit(
-        self, key: object, texts: list[str], *, lane: Lane = Lane.BULK, model: LoadedModel | None = None
-    ) -> bool:
-        model = model or self.model
-        return self.scorer.submit(ChunkWork(key, lane, model, model.encode(texts), self._note_done))
+    def start(self) -> Harness:
+        self.scorer.start().result(WAIT_S)
+        return self
+
+    def submit(self, key: object, texts: list[str], *, lane: Lane = Lane.BULK) -> bool:
+        def on_done(done: ChunkScores) -> None:
+            with self._changed:
+                assert key not in self.done, "a chunk is passed on once"
+                self.done[key] = done
+                self._changed.notify_all()
+
+        self.room.take(lane, len(texts))
+        return self.scorer.submit(ChunkWork(key, lane, self.tokenizer.encode(texts), on_done))
 
     def wait(self, chunks: int) -> dict[Any, ChunkScores]:
         with self._changed:
             assert self._changed.wait_for(lambda: len(self.done) >= chunks, WAIT_S), f"{len(self.done)} of {chunks}"
-            return {done.key: done for done in self.done}
+            return self.done
 
-    def wait_sick(self) -> DeviceSickError | RedisUnavailableError:
+    def wait_sick(self) -> Exception:
         with self._changed:
             assert self._changed.wait_for(lambda: self.sick, WAIT_S)
             return self.sick[0]
 
-    def _note_done(self, done: ChunkScores) -> None:
-        with self._changed:
-            self.done.append(done)
-            self._changed.notify_all()
+    def join(self) -> None:
+        """Wait for the end of the scorer's thread."""
+        if self.scorer._thread.ident is not None:
+            self.scorer._thread.join(WAIT_S)
+        assert not self.scorer._thread.is_alive()
 
-    def _note_sick(self, error: DeviceSickError | RedisUnavailableError) -> None:
+    def _note_sick(self, error: Exception) -> None:
         with self._changed:
             self.sick.append(error)
             self._changed.notify_all()
@@ -113,32 +106,42 @@ MakeHarness = Callable[..., Harness]
 
 
 @pytest.fixture
-def device() -> Faulty:
-    return Faulty()
+def control(tmp_path: Path) -> Control:
+    return Control(tmp_path)
 
 
 @pytest.fixture
-def make_harness(device: Faulty) -> Iterator[MakeHarness]:
-    golden = GoldenSentence(text="golden", scores=tuple(make_fake_model().score_now(["golden"])[0].tolist()))
+def make_harness(control: Control, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeHarness]:
+    monkeypatch.setattr(process, "CHILD_MODULE", "tests.faulty_device")
     made: list[Harness] = []
 
-    def make(**options: Any) -> Harness:
-        made.append(Harness(dataclasses.replace(make_fake_model(), backend=device, golden=(golden,)), **options))
+    def make(version: str = "v", token_budget: int = 256) -> Harness:
+        request = LoadRequest(control.folder, version, cache_dir=control.folder, token_budget=token_budget)
+        made.append(Harness(request))
         return made[-1]
 
     yield make
-    device.gate.set()
     for harness in made:
-        harness.scorer.drain(WAIT_S)
+        harness.scorer.drain(0)
+        harness.join()
+        assert harness.device.pid is None or not Path(f"/proc/{harness.device.pid}").exists(), "it is reaped"
 
 
 @pytest.fixture
 def harness(make_harness: MakeHarness) -> Harness:
-    return make_harness()
+    return make_harness().start()
 
 
 def sentences(count: int, *, start: int = 0) -> list[str]:
     return [f"sentence {number} " + "and so on " * (number % 9) for number in range(start, start + count)]
+
+
+def expect_all_but(done: ChunkScores, texts: list[str], failed: dict[int, ErrorCode]) -> None:
+    """The named rows failed with their codes, and each other row has its own scores."""
+    assert {row: error.code for row, error in done.failed.items()} == failed
+    expected = make_fake_model().score_now(texts)
+    expected[list(failed)] = np.nan
+    np.testing.assert_array_equal(done.scores, expected)
 
 
 def test_scores_come_back_in_the_order_of_each_chunk(harness: Harness) -> None:
@@ -148,15 +151,19 @@ def test_scores_come_back_in_the_order_of_each_chunk(harness: Harness) -> None:
         harness.submit(number, texts)
 
     for number, done in harness.wait(12).items():
-        np.testing.assert_array_equal(done.scores, make_fake_model().score_now(chunks[number]))
-        assert done.failed == {}
+        expect_all_but(done, chunks[number], {})
 
 
-def test_real_model_gives_the_scores_of_rows_scored_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_real_model_gives_the_scores_of_rows_scored_alone(tmp_path: Path, backend: str) -> None:
     """Sorting, padding and neighbours must not show in the result; 1e-5 is float32's own noise."""
-    model = load_model(Registry(tmp_path), publish_tiny(tmp_path), device="cpu", dtype="float32")
+    registry = Registry(tmp_path)
+    version = publish_tiny(tmp_path)
+    model = load_model(registry, version, backend="torch", device="cpu", dtype="float32")
     texts = [text for number in range(30) for text in (*GOLDEN_TEXTS, "the dog " * (number + 1))]
-    harness = Harness(model)
+    files = TokenizerFiles(registry.path(version), registry.manifest(version).max_length)
+    request = LoadRequest(tmp_path, version, backend, "cpu", "float32", cache_dir=tmp_path, token_budget=256)
+    harness = Harness(request, files).start()
 
     harness.submit("bulk", texts)
     harness.submit("express", texts[:5], lane=Lane.EXPRESS)
@@ -168,318 +175,334 @@ def test_real_model_gives_the_scores_of_rows_scored_alone(tmp_path: Path) -> Non
     assert harness.scorer.drain(WAIT_S) == []
 
 
-def test_a_lone_row_runs_at_once(harness: Harness, device: Faulty) -> None:
+def test_a_lone_row_runs_at_once(harness: Harness, control: Control) -> None:
     """A quiet queue must not add latency: nothing else has to arrive."""
     harness.submit("lone", ["Hello there."])
 
     harness.wait(1)
 
-    assert [batch.rows for batch in device.batches] == [1]
+    assert [batch["rows"] for batch in control.batches()] == [1]
 
 
-def test_rows_gather_while_the_device_is_busy(harness: Harness, device: Faulty) -> None:
-    device.gate.clear()
-    harness.submit(0, ["first"])
-    assert device.entered.acquire(timeout=WAIT_S)
+def test_express_joins_the_batch_after_those_on_the_device(harness: Harness, control: Control) -> None:
+    """Rows gather while the device is busy, and express goes first."""
+    control.set("gate")
+    harness.submit("bulk", sentences(2_000))
+    until(lambda: len(control.batches()) == 1, what="a batch on the device")
 
-    for number in range(1, 9):
-        harness.submit(number, ["later"], lane=Lane.EXPRESS)
-    device.gate.set()
+    for number in range(8):
+        harness.submit(number, [f"Is this held back? {number}"], lane=Lane.EXPRESS)
+    control.clear("gate")
     harness.wait(9)
 
-    assert [batch.rows for batch in device.batches] == [1, 8]
+    assert list(harness.done)[-1] == "bulk"
+    third = control.batches()[2]["firsts"]
+    assert {checksum(f"Is this held back? {number}") for number in range(8)} <= set(third)
+    assert len(third) > 8, "bulk rows ride along"
 
 
-def test_express_joins_the_batch_after_the_one_on_the_device(harness: Harness, device: Faulty) -> None:
-    device.gate.clear()
-    harness.submit("bulk", sentences(2_000))
-    assert device.entered.acquire(timeout=WAIT_S)
+@pytest.mark.parametrize(("guilty", "code"), [(RAISES, ErrorCode.SCORING_FAILED), (KILLS, ErrorCode.WORKER_LOST)])
+def test_a_row_that_raises_or_kills_hurts_itself_only(harness: Harness, guilty: str, code: ErrorCode) -> None:
+    """Promise 5, with two batches in flight when it happens."""
+    chunks = {0: [*sentences(50), guilty, *sentences(49, start=50)], 1: sentences(100, start=200), 2: sentences(300)}
 
-    harness.submit("lone", ["Is this held back?"], lane=Lane.EXPRESS)
-    device.gate.set()
-    harness.wait(2)
+    for key, texts in chunks.items():
+        harness.submit(key, texts)
+    done = harness.wait(3)
 
-    assert harness.done[0].key == "lone"
-    checksum = harness.model.encode(["Is this held back?"]).token_ids[0]
-    assert checksum in device.batches[1].input_ids[:, 0]
-
-
-def test_rows_of_different_versions_never_share_a_batch(harness: Harness, device: Faulty) -> None:
-    other_device = Faulty()
-    other = make_fake_model(version="other", labels=("a", "b"))
-    other = dataclasses.replace(other, backend=other_device)
-    device.gate.clear()
-    harness.submit("first", ["first"])
-    assert device.entered.acquire(timeout=WAIT_S)
-
-    harness.submit(1, sentences(20))
-    harness.submit(2, sentences(20), model=other)
-    harness.submit(3, ["one more"], lane=Lane.EXPRESS, model=other)
-    device.gate.set()
-    harness.wait(4)
-
-    assert sum(batch.rows for batch in other_device.batches) == 21
-
-
-def test_a_poison_row_hurts_itself_only(harness: Harness) -> None:
-    texts = [*sentences(50), POISON, *sentences(49, start=50)]
-
-    harness.submit("chunk", texts)
-    done = harness.wait(1)["chunk"]
-
-    assert {row: error.code for row, error in done.failed.items()} == {50: ErrorCode.SCORING_FAILED}
-    expected = make_fake_model().score_now(texts)
-    np.testing.assert_array_equal(np.delete(done.scores, 50, axis=0), np.delete(expected, 50, axis=0))
-    assert np.isnan(done.scores[50]).all()
+    expect_all_but(done[0], chunks[0], {50: code})
+    expect_all_but(done[1], chunks[1], {})
+    expect_all_but(done[2], chunks[2], {})
     assert harness.scorer.stats.failed_rows == 1
+    assert harness.scorer.stats.device_restarts == (3 if guilty == KILLS else 0), "once in a batch, twice alone"
+    assert harness.sick == []
+
+
+@pytest.mark.parametrize("guilty", [HANGS, STUCK])
+def test_a_row_that_hangs_is_found(harness: Harness, monkeypatch: pytest.MonkeyPatch, guilty: str) -> None:
+    """It ends as a failed row, and what comes after it is not taken for hung, though slower than a look."""
+    monkeypatch.setattr(process, "HANGS_S", 0.6)
+    chunks = {0: [*sentences(5), guilty], 1: sentences(30, start=5)}
+
+    for key, texts in chunks.items():
+        harness.submit(key, texts)
+    done = harness.wait(2)
+
+    expect_all_but(done[0], chunks[0], {5: ErrorCode.WORKER_LOST})
+    expect_all_but(done[1], chunks[1], {})
+    assert "no answer" in done[0].failed[5].message
+    assert harness.scorer.stats.device_restarts == 3
+
+
+def test_batches_after_a_hang_have_their_full_time(
+    harness: Harness, control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The silence before a hang was found must not count against the batches that follow."""
+    monkeypatch.setattr(process, "HANGS_S", 1.2)
+    control.set("gate")
+    for key in ("on the device", "behind it", "waiting"):
+        harness.submit(key, [key] * (2 if key == "waiting" else 1))
+    until(lambda: harness.scorer.stats.device_restarts == 1, what="a device process that hangs")
+    control.set("slow", 0.6)
+    control.clear("gate")
+
+    done = harness.wait(3)
+
+    assert [chunk.failed for chunk in done.values()] == [{}, {}, {}]
+    assert harness.scorer.stats.device_restarts == 1
 
 
 def test_a_row_without_finite_scores_fails_alone(harness: Harness) -> None:
-    harness.submit(0, [*sentences(20), BAD_NUMBERS])
+    texts = [*sentences(20), BAD_NUMBERS]
+
+    harness.submit(0, texts)
     harness.submit(1, sentences(20))
     done = harness.wait(2)
 
-    assert list(done[0].failed) == [20]
-    assert done[1].failed == {}
-    assert np.isfinite(done[0].scores[:20]).all()
+    expect_all_but(done[0], texts, {20: ErrorCode.SCORING_FAILED})
+    expect_all_but(done[1], sentences(20), {})
 
 
-def test_a_row_of_no_tokens_fails_alone_and_says_why(tmp_path: Path) -> None:
-    """Nothing to score is no fault of the device: it used to end every worker that took the row."""
-    folder = make_tiny_base(tmp_path / "tiny")
-    tokenizer = json.loads((folder / "tokenizer.json").read_bytes())
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer | {"post_processor": None}))  # no special tokens
-    backend = TorchBackend(folder, device="cpu", dtype="float32")
-    model = LoadedModel("v", ("a", "b"), backend, FolderTokenizer(folder, max_length=64))
-    texts = ["the dog slept", ZERO_WIDTH_SPACE, "a cat", "the letters", "she said so", ZERO_WIDTH_SPACE]
-    harness = Harness(model)
+def test_a_device_process_killed_at_random_loses_no_row(harness: Harness) -> None:
+    """The kernel kills it where memory is short: no row is at fault."""
+    texts = sentences(400)
+    chance = random.Random(7)
+    killed: set[int] = set()
+    sent = 0
 
-    harness.submit("many", texts)
-    harness.submit("lone", [ZERO_WIDTH_SPACE], lane=Lane.EXPRESS)
-    done = harness.wait(2)
+    while len(killed) < 8:
+        harness.submit(sent, texts)
+        harness.submit(sent + 1, texts[:20], lane=Lane.EXPRESS)
+        sent += 2
+        threading.Event().wait(chance.uniform(0, 0.03))  # anywhere in the work
+        pid = harness.device.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        killed.add(pid)
+        harness.wait(sent)
 
-    assert {key: sorted(chunk.failed) for key, chunk in done.items()} == {"many": [1, 5], "lone": [0]}
-    assert "nothing to read" in done["lone"].failed[0].message
-    assert np.isfinite(done["many"].scores).all(axis=1).tolist() == [True, False, True, True, True, False]
+    for key, done in harness.done.items():
+        expect_all_but(done, texts if key % 2 == 0 else texts[:20], {})
     assert harness.sick == []
-    harness.scorer.drain(WAIT_S)
 
 
-def test_a_sick_device_counts_nothing_as_failed(harness: Harness, device: Faulty) -> None:
+def test_an_idle_device_process_that_is_killed_is_started_anew(harness: Harness) -> None:
+    pid = harness.device.pid
+    assert pid is not None
+
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: harness.device.pid != pid, what="another process")
+    harness.submit("after", sentences(3))
+
+    expect_all_but(harness.wait(1)["after"], sentences(3), {})
+
+
+STOPPED = """
+import sys
+from pathlib import Path
+from worker.device import process
+process.CHILD_MODULE, process.HANGS_S = "tests.faulty_device", 0.6
+from tests.unit.test_scorer import *
+folder = Path(sys.argv[1])
+harness = Harness(LoadRequest(folder, "v", cache_dir=folder, token_budget=256)).start()
+harness.submit("chunk", sentences(100))
+print("begun", flush=True)
+harness.wait(1)
+harness.submit("after", sentences(1))
+harness.wait(2)
+print(harness.scorer.stats.device_restarts, harness.device.hangs_after_s)
+harness.scorer.drain(1)
+"""
+
+
+def test_a_worker_that_was_stopped_does_not_take_its_device_for_hung(control: Control) -> None:
+    """Seconds pass for a worker under SIGSTOP or a paused container, but it has not waited for an answer."""
+    control.set("gate")
+    worker = subprocess.Popen(
+        [sys.executable, "-c", STOPPED, str(control.folder)], stdout=subprocess.PIPE, text=True, cwd=Path.cwd()
+    )
+    with worker:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "begun\n"
+        until(lambda: len(control.batches()) == 1, what="a batch on the device")
+        worker.send_signal(signal.SIGSTOP)
+        threading.Event().wait(3)  # five times as long as a hung device gets
+        control.clear("gate")
+        worker.send_signal(signal.SIGCONT)
+
+        restarts, hangs_after_s = worker.stdout.readline().split()
+
+    assert restarts == "0"
+    assert float(hangs_after_s) < 20, "nor does it wait so much longer from now on"
+
+
+@pytest.mark.parametrize("guilty", [[], [RAISES]])
+def test_a_sick_device_counts_nothing_as_failed(harness: Harness, control: Control, guilty: list[str]) -> None:
     """The rows are innocent: another worker scores them."""
-    device.is_broken = True
+    control.set("sick")
 
-    harness.submit("chunk", sentences(20))
+    harness.submit("chunk", [*sentences(20), *guilty])
 
-    assert "golden sentences" in str(harness.wait_sick())
-    assert harness.done == []
+    assert "golden" in str(harness.wait_sick())
+    assert harness.done == {}
     assert not harness.submit("late", ["Too late."])
     assert harness.scorer.drain(WAIT_S) == ["chunk"]
     assert harness.scorer.stats.failed_rows == 0
+    assert len(harness.sick) == 1
 
 
-def test_a_wrong_number_of_scores_is_never_passed_on(harness: Harness, device: Faulty) -> None:
-    device.extra_rows = 1
+def test_a_wrong_number_of_scores_is_never_passed_on(harness: Harness, control: Control) -> None:
+    control.set("extra", 1)
 
     harness.submit("chunk", sentences(8))
 
     harness.wait_sick()
-    assert harness.done == []
+    assert harness.done == {}
 
 
-def test_batches_that_fail_and_golden_sentences_are_signs_of_life(harness: Harness, device: Faulty) -> None:
-    """A worker that looks for many guilty rows is busy, not stuck: the watchdog must leave it alone."""
-    seen: list[float] = []
-    begin = device.begin
-
-    def note_life(batch: PaddedBatch) -> Running:
-        seen.append(harness.scorer.stats.last_batch_at)
-        return begin(batch)
-
-    device.begin = note_life  # type: ignore[method-assign]
-    harness.submit("chunk", [POISON] * 4)
-    harness.wait(1)
-
-    # 4 rows, 2, 1, golden, ...: what comes behind a failed batch or golden sentences sees that they ended.
-    assert len(seen) == 11
-    assert sorted(set(seen)) == seen, "each of them moved the time"
-    assert harness.scorer.stats.last_batch_at > seen[-1]
-    assert harness.scorer.stats.batches == 0
-
-
-def test_memory_that_runs_out_halves_the_budget_and_loses_no_row(device: Faulty, make_harness: MakeHarness) -> None:
-    harness = make_harness(token_budget=1_024)
-    device.most_tokens = 600
+def test_memory_that_runs_out_halves_the_budget_and_loses_no_row(control: Control, make_harness: MakeHarness) -> None:
+    harness = make_harness(token_budget=1_024).start()
+    control.set("memory", 600, 1_000)
 
     harness.submit("chunk", sentences(500))
-    done = harness.wait(1)["chunk"]
 
-    assert done.failed == {}
-    np.testing.assert_array_equal(done.scores, make_fake_model().score_now(sentences(500)))
+    expect_all_but(harness.wait(1)["chunk"], sentences(500), {})
     assert harness.scorer.token_budget == 512
     assert harness.scorer.stats.memory_errors > 0
 
 
-def test_a_short_shortage_of_memory_slows_nobody_for_ever(
-    device: Faulty, make_harness: MakeHarness, monkeypatch: pytest.MonkeyPatch
+def test_a_short_shortage_of_memory_slows_the_worker_for_a_while_only(
+    control: Control, make_harness: MakeHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A neighbour on the device takes its memory for a second; the worker runs for weeks after that."""
-    harness = make_harness(token_budget=1_024)
-    device.most_tokens = 0
-    device.failures_left = 4
     monkeypatch.setattr(budget, "RETRY_S", 0.0)
+    monkeypatch.setattr(budget, "CLEAN_BATCHES", 30)
+    harness = make_harness(token_budget=1_024).start()
+    control.set("memory", 600, 2)
 
     harness.submit("during", sentences(500))
     assert harness.wait(1)["during"].failed == {}
     low = harness.scorer.token_budget
-    for number in range(100):
+    for number in range(5):
         harness.submit(number, sentences(1_000))
-    harness.wait(101)
+    harness.wait(6)
 
-    assert (low, harness.scorer.token_budget) == (SMALLEST_BUDGET, 1_024)
-
-
-def test_each_version_has_a_budget_of_its_own(device: Faulty, make_harness: MakeHarness) -> None:
-    """The first version's suits a model of its size: a larger one would hold express rows up, or not fit."""
-    harness = make_harness(token_budget=1_024)
-    other_device = Faulty()
-    other_device.most_tokens = 600
-    other = make_fake_model(version="other")
-    other = dataclasses.replace(other, backend=other_device, budget=TokenBudget(4_096))
-
-    harness.submit("other", sentences(1_000), model=other)
-    harness.wait(1)
-    assert harness.scorer.token_budget == 512
-    harness.submit("first", sentences(1_000))
-    harness.wait(2)
-
-    assert harness.scorer.token_budget == 1_024
-    assert max(batch.input_ids.size for batch in device.batches) <= 1_024
-    assert 2_048 < max(batch.input_ids.size for batch in other_device.batches) <= 4_096
+    assert (low, harness.scorer.token_budget) == (512, 1_024)
 
 
-def test_a_row_that_found_no_memory_runs_once_more(harness: Harness, device: Faulty) -> None:
-    device.most_tokens = 0
-    device.failures_left = 1
+def test_a_row_that_found_no_memory_runs_once_more(harness: Harness, control: Control) -> None:
+    control.set("memory", 0, 2)
     harness.submit("short of memory for a moment", ["An innocent row."])
-    done = harness.wait(1)
-    assert done["short of memory for a moment"].failed == {}
+    assert harness.wait(1)["short of memory for a moment"].failed == {}
 
-    large = "x" * 400
-    device.most_tokens, device.failures_left = 90, 10
-    harness.submit("too large for the device", [large])
-    done = harness.wait(2)
+    control.set("memory", 90, 10)
+    harness.submit("too large for the device", ["x" * 400])
+    done = harness.wait(2)["too large for the device"]
 
-    assert list(done["too large for the device"].failed) == [0]
-    assert sum(batch.width > 90 for batch in device.batches) == 2
+    assert {row: error.code for row, error in done.failed.items()} == {0: ErrorCode.SCORING_FAILED}
 
 
-@pytest.fixture
-def no_collector() -> Iterator[None]:
-    """What is let go of only by the garbage collector is let go of too late."""
-    gc.disable()
-    yield
-    gc.enable()
+def test_rows_that_the_tokenizer_gave_up_fail_beside_their_neighbours(harness: Harness) -> None:
+    from worker.tokenizing import UNREAD
+
+    rows = harness.tokenizer.encode(sentences(3))
+    done: list[ChunkScores] = []
+    harness.scorer.submit(
+        ChunkWork("k", Lane.BULK, Encodings(rows.token_ids, rows.lengths, rows.truncated, {1: UNREAD}), done.append)
+    )
+
+    until(lambda: bool(done), what="a chunk")
+
+    expect_all_but(done[0], sentences(3), {1: ErrorCode.SCORING_FAILED})
+    assert done[0].failed[1] == UNREAD
 
 
-@pytest.mark.usefixtures("no_collector")
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("a row is at fault")])
-def test_what_a_failed_batch_had_on_the_device_is_let_go_before_its_halves_run(
-    tmp_path: Path, error: RuntimeError
-) -> None:
-    """Else the halves of a batch that did not fit find no memory either, and innocent rows fail."""
-    model = load_model(Registry(tmp_path), publish_tiny(tmp_path), backend="torch", device="cpu", dtype="float32")
-    forward = model.backend._model.forward  # type: ignore[attr-defined]
-    activations: list[weakref.ref[torch.Tensor]] = []
-    alive: list[int] = []
-
-    def run(**inputs: torch.Tensor) -> Any:
-        alive.append(sum(activation() is not None for activation in activations))
-        hidden = torch.zeros(1_000)
-        activations.append(weakref.ref(hidden))
-        if len(inputs["input_ids"]) > len(GOLDEN_TEXTS):
-            raise type(error)(*error.args)
-        return forward(**inputs)
-
-    model.backend._model.forward = run  # type: ignore[attr-defined]
-    harness = Harness(model, token_budget=10_000)
-    harness.submit("chunk", ["the dog slept"] * 32)
-    done = harness.wait(1)["chunk"]
-
-    assert alive == [0] * len(alive)
-    assert len(alive) == 1 + 2 + 4 + 8
-    assert done.failed == {}
-    harness.scorer.drain(WAIT_S)
-
-
-def test_drain_finishes_the_batch_on_the_device_and_names_the_rest(harness: Harness, device: Faulty) -> None:
-    device.gate.clear()
+def test_drain_finishes_what_is_on_the_device_and_names_the_rest(harness: Harness, control: Control) -> None:
+    control.set("gate")
     harness.submit("running", ["short"])
-    assert device.entered.acquire(timeout=WAIT_S)
-    harness.submit("waiting", sentences(10))
+    until(lambda: len(control.batches()) == 1, what="a batch on the device")
+    harness.submit("waiting", sentences(400))
     unfinished: list[Any] = []
     draining = threading.Thread(target=lambda: unfinished.extend(harness.scorer.drain(WAIT_S)))
 
     draining.start()
-    until = time.monotonic() + WAIT_S
-    while harness.submit("refused", ["?"]):
-        assert time.monotonic() < until
-    device.gate.set()
+    until(lambda: not harness.submit("refused", ["?"]), what="a scorer that refuses")
+    control.clear("gate")
     draining.join(WAIT_S)
 
-    assert [done.key for done in harness.done] == ["running"]
-    assert "waiting" in unfinished
-    assert "running" not in unfinished
+    assert list(harness.done) == ["running"]
+    assert unfinished[0] == "waiting"
 
 
-def test_drain_does_not_wait_for_a_batch_that_hangs(harness: Harness, device: Faulty) -> None:
-    device.gate.clear()
-    harness.submit("hanging", ["short"])
-    assert device.entered.acquire(timeout=WAIT_S)
+def test_drain_does_not_wait_for_a_batch_that_hangs_and_gives_its_room_back(make_harness: MakeHarness) -> None:
+    """A version that makes room must not take part of the worker's with it."""
+    harness = make_harness(token_budget=1_024).start()
+    room = harness.room.left(Lane.BULK)
+    harness.submit("hanging", [*sentences(80), HANGS])
+    assert harness.room.left(Lane.BULK) < room
 
     assert harness.scorer.drain(0.01) == ["hanging"]
 
+    until(lambda: harness.room.left(Lane.BULK) == room, what="all of the room")
 
-def test_room_is_bounded_and_comes_back(harness: Harness, device: Faulty) -> None:
+
+def test_room_is_bounded_and_comes_back(harness: Harness, control: Control) -> None:
     """A worker must not claim more than it can score soon."""
-    device.gate.clear()
-    room = harness.scorer.room(Lane.BULK)
+    control.set("gate")
+    room = harness.room.left(Lane.BULK)
     harness.submit("all of it", sentences(room))
+    assert harness.room.left(Lane.BULK) == 0
+    assert harness.room.left(Lane.EXPRESS) > 0
 
-    assert harness.scorer.room(Lane.BULK) == 0
-    assert not harness.scorer.wait_for_room(Lane.BULK, timeout_s=0.01)
-    assert harness.scorer.room(Lane.EXPRESS) > 0
-
-    device.gate.set()
-    assert harness.scorer.wait_for_room(Lane.BULK, timeout_s=WAIT_S, rows=room)
-
-
-def test_two_batches_are_in_flight_where_the_device_takes_them() -> None:
-    """A GPU has its next batch before the last one is done."""
-
-    class Deep(Faulty):
-        depth = 2
-
-        def begin(self, batch: PaddedBatch) -> Running:  # type: ignore[override]
-            self.begun = getattr(self, "begun", 0) + 1
-            return DeepRunning(self, super().begin(batch), self.begun)
-
-    class DeepRunning:
-        def __init__(self, backend: Deep, running: Running, number: int) -> None:
-            self._backend, self._running, self._number = backend, running, number
-
-        def scores(self) -> Scores:
-            lead.append(self._backend.begun - self._number)
-            return self._running.scores()
-
-    lead: list[int] = []
-    harness = Harness(dataclasses.replace(make_fake_model(), backend=Deep()))
-    harness.submit("chunk", sentences(200))
+    control.clear("gate")
     harness.wait(1)
 
-    assert lead == [1] * (len(lead) - 1) + [0]
-    assert len(lead) > 3
-    harness.scorer.drain(WAIT_S)
+    until(lambda: harness.room.left(Lane.BULK) >= room, what="room")
+
+
+@pytest.mark.parametrize("version", [STUCK_VERSION, "v"])
+def test_close_ends_a_version_that_loads_or_recovers(make_harness: MakeHarness, version: str) -> None:
+    """A worker that is told to stop waits for no version."""
+    harness = make_harness(version)
+    loaded = harness.scorer.start()
+    if version == "v":
+        loaded.result(WAIT_S)
+        harness.submit("killers", [KILLS] * 200)
+        until(lambda: harness.scorer.stats.device_restarts > 1, what="a device process that is tried again")
+    else:
+        until(lambda: harness.device.pid is not None, what="a process that loads")
+
+    harness.scorer.close()
+    harness.join()
+
+    if version == STUCK_VERSION:
+        assert isinstance(loaded.exception(WAIT_S), StoppingError)
+    else:
+        assert harness.scorer.drain(0) == ["killers"]
+    assert harness.sick == []
+
+
+def test_a_scorer_that_is_closed_before_it_starts_loads_nothing(make_harness: MakeHarness) -> None:
+    harness = make_harness()
+    harness.scorer.close()
+
+    assert isinstance(harness.scorer.start().exception(WAIT_S), StoppingError)
+    assert harness.device.pid is None
+
+
+@pytest.mark.parametrize(
+    ("version", "error", "words"),
+    [(BAD_VERSION, VerificationError, "the version is damaged"), (KILLER_VERSION, DeviceSickError, "signal 9")],
+)
+def test_a_version_that_cannot_be_loaded_says_why(
+    make_harness: MakeHarness, version: str, error: type[Exception], words: str
+) -> None:
+    harness = make_harness(version)
+
+    with pytest.raises(error, match=words):
+        harness.scorer.start().result(WAIT_S)
+
+    assert not harness.submit("late", ["?"])
 
 
 def test_figures_add_up(harness: Harness) -> None:
@@ -489,7 +512,7 @@ def test_figures_add_up(harness: Harness) -> None:
     harness.wait(1)
 
     stats = harness.scorer.stats
-    assert (stats.rows, stats.tokens) == (300, int(harness.model.encode(texts).lengths.sum()))
+    assert (stats.rows, stats.tokens) == (300, int(harness.tokenizer.encode(texts).lengths.sum()))
     assert stats.tokens <= stats.padded_tokens <= stats.tokens * 1.2
     assert 0 < stats.longest_batch_s <= stats.forward_s
     assert harness.scorer.is_idle

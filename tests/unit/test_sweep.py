@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 from transformers import AutoModelForSequenceClassification
-from worker.sweep import BudgetFinder, Point, budget_key, choose, find_budget, measure
 
 from tests.tiny import make_tiny_base
-from worker import sweep
 from worker.backends import DeviceFullError, PaddedBatch, Running
 from worker.backends.fake import FakeBackend
 from worker.backends.torch import TorchBackend
 from worker.budget import SMALLEST_BUDGET
+from worker.device import sweep
+from worker.device.sweep import Point, budget_key, choose, find_budget, measure
 
 
 class Timed(FakeBackend):
@@ -133,10 +133,8 @@ def test_weights_in_shards_have_the_budget_of_the_same_model_in_one_file(folder:
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "{", "[" * 100_000, '{"a": 1}', '{"KEY": 3}', '{"KEY": {}}']
-    + [
-        f'{{"KEY": {{"token_budget": {value}}}}}' for value in ('"many"', "Infinity", "1e999", "NaN", "true", "1", "-5")
-    ],
+    ["", "[]", "{", "[" * 100_000, '{"a": 1}', '{"KEY": {}}']
+    + [f'{{"KEY": {value}}}' for value in ('"many"', "Infinity", "1e999", "NaN", "true", "1", "-5")],
 )
 def test_a_damaged_cache_is_measured_anew(folder: Path, tmp_path: Path, content: str) -> None:
     device = Timed(lambda tokens: 0.001)
@@ -144,30 +142,16 @@ def test_a_damaged_cache_is_measured_anew(folder: Path, tmp_path: Path, content:
 
     budget = find_budget(device, folder, cache_dir=tmp_path)
 
-    assert json.loads((tmp_path / sweep.FILE_NAME).read_text())[budget_key(device, folder)]["token_budget"] == budget
+    assert json.loads((tmp_path / sweep.FILE_NAME).read_text())[budget_key(device, folder)] == budget
 
 
 def test_a_later_version_has_a_kept_budget_or_the_one_of_the_version_before(folder: Path, tmp_path: Path) -> None:
     """Measured beside running work it would come out wrong, and hold that work up."""
-    other = make_tiny_base(tmp_path / "other", labels=3)
-    finder = BudgetFinder(None, cache_dir=tmp_path)
-    first = Timed(lambda tokens: 0.0001 + tokens * 1e-6)
-    found = finder(first, folder)
-    later = Timed(lambda tokens: tokens * 2e-3)
+    device = Timed(lambda tokens: tokens * 2e-3)
 
-    assert first.sizes
-    assert finder(later, other) == found
-    assert later.sizes == []
-    sweep.keep([Point(8_192, 0.01)], key=budget_key(later, other), cache_dir=tmp_path)
-    assert finder(later, other) == 8_192
-    assert later.sizes == []
-
-
-def test_a_budget_that_was_asked_for_is_everybodys(folder: Path, tmp_path: Path) -> None:
-    device = Timed(lambda tokens: 0.001)
-    finder = BudgetFinder(700, cache_dir=tmp_path)
-
-    assert [finder(device, folder), finder(device, make_tiny_base(tmp_path / "other", labels=3))] == [700, 700]
+    assert find_budget(device, folder, cache_dir=tmp_path, otherwise=700) == 700
+    sweep.keep(8_192, key=budget_key(device, folder), cache_dir=tmp_path)
+    assert find_budget(device, folder, cache_dir=tmp_path, otherwise=700) == 8_192
     assert device.sizes == []
 
 

@@ -156,6 +156,11 @@ class DeviceProcess:
         if self._child is not None:
             self._child.kill()
 
+    def reap(self) -> None:
+        """Wait for the end of a closed child, which would stay a zombie; for the thread that started it."""
+        if self._child is not None:
+            self._child.close()
+
     def close(self) -> None:
         """End it for good; any thread may call, also while it starts."""
         with self._lock:

@@ -30,8 +30,11 @@ LARGEST_BUDGET = 262_144
 NEAR_BEST = 0.97
 """The smallest budget that reaches this share of the best speed is on the flat part."""
 
-GOOD_ENOUGH = 0.86
-"""Share of the best speed that is given up, at most, for a shorter wait."""
+GOOD_ENOUGH = 0.9
+"""Share of the best speed that is enough where more would make express rows wait."""
+
+FAST_ENOUGH = 0.85
+"""The same for a device that is faster than rows can be tokenised for it."""
 
 WAIT_S = 0.045
 """Seconds that all batches in flight should take together: an express row may have to wait for them. On an H100, MiniLM
@@ -105,7 +108,7 @@ def measure(backend: Backend, *, clock: Callable[[], float] = time.perf_counter)
         budget *= 2
 
 
-def choose(points: list[Point]) -> int:
+def choose(points: list[Point], *, good_enough: float = GOOD_ENOUGH) -> int:
     """Return the budget to take of those measured, see above.
 
     On two cores with MiniLM in OpenVINO, 512 tokens reach 95 % of the best speed and an express row beside a bulk job
@@ -117,10 +120,10 @@ def choose(points: list[Point]) -> int:
     flat = next(point for point in points if point.tokens_per_s >= NEAR_BEST * best)
     if flat.wait_s <= WAIT_S:
         return flat.token_budget
-    quick = [point for point in points if point.wait_s <= WAIT_S and point.tokens_per_s >= GOOD_ENOUGH * best]
+    quick = [point for point in points if point.wait_s <= WAIT_S and point.tokens_per_s >= good_enough * best]
     if quick:
         return quick[-1].token_budget
-    return next(point.token_budget for point in points if point.tokens_per_s >= GOOD_ENOUGH * best)
+    return next(point.token_budget for point in points if point.tokens_per_s >= good_enough * best)
 
 
 def find_budget(backend: Backend, folder: Path, *, cache_dir: Path, otherwise: int | None = None) -> int:
@@ -140,7 +143,7 @@ def find_budget(backend: Backend, folder: Path, *, cache_dir: Path, otherwise: i
     if kept is not None:
         return kept
     began = time.monotonic()
-    budget = choose(list(measure(backend)))
+    budget = choose(list(measure(backend)), good_enough=FAST_ENOUGH if backend.is_fast else GOOD_ENOUGH)
     keep(budget, key=key, cache_dir=cache_dir)
     took_s = round(time.monotonic() - began, 1)
     log.info("token budget measured", extra=fields("budget_measured", token_budget=budget, took_s=took_s))
