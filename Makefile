@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types docs faults bench bench-training clean
+.PHONY: help setup demo test lint types docs faults bench bench-gpu bench-training clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,10 @@ faults: $(VENV)/.dev ## kill real processes, count the rows, print a table
 
 bench: $(VENV)/.dev ## speed, as ratios in one run
 	@$(BIN)/python -m tests.benchmarks
+
+bench-gpu: $(VENV)/.dev ## how near a worker comes to its GPU (5 minutes; needs one)
+	@$(PIP) -c constraints.txt -e '.[bench]'
+	@$(BIN)/python -m tests.benchmarks.gpu
 
 bench-training: $(VENV)/.dev ## training beside transformers' Trainer: speed and quality (an hour)
 	@$(PIP) -c constraints.txt -e '.[bench]'

@@ -27,11 +27,11 @@ from producer.inputs import Inputs
 from producer.job import Job
 from producer.rows import RowRules
 from producer.upload import OnUpload, Upload, UploadProgress
-from scorequeue import codec
 from scorequeue.errors import InputError, JobNotFoundError, RedisUnavailableError, UsageError
 from scorequeue.jobs import EXPRESS_ROWS, JOB_ID_PATTERN, JobSpec, JobState, JobStatus, Lane, Row
 from scorequeue.ledger import Ledger
 from scorequeue.logs import fields
+from scorequeue.queue import WakeUps
 from scorequeue.settings import Settings
 from scorequeue.wording import refusal
 
@@ -61,7 +61,10 @@ class Client:
         elif redis_url is not None or namespace is not None:
             raise UsageError("expected either settings or redis_url and namespace, got both")
         self.settings = settings
-        self._ledger = Ledger.connect(settings, patience_s=settings.redis_patience_s, on_outage=self._tell_outage)
+        self._wake_ups = WakeUps(settings)
+        self._ledger = Ledger.connect(
+            settings, patience_s=settings.redis_patience_s, on_outage=self._tell_outage, wake_up=self._wake_ups.send
+        )
         self._gate = Gate(self._ledger)
 
     def submit(
@@ -138,7 +141,6 @@ class Client:
                 reader_options=options,
                 deadline_s=deadline_s,
                 ttl_s=self.settings.ttl_s if ttl_s is None else ttl_s,
-                format=codec.FORMAT,
             )
         except ValidationError as exc:
             first = exc.errors()[0]
@@ -192,6 +194,7 @@ class Client:
     def close(self) -> None:
         """Let go of the connections."""
         self._ledger.close()
+        self._wake_ups.close()
 
     def _tell_outage(self, error: RedisUnavailableError | None) -> None:
         if error is None:

@@ -87,7 +87,7 @@ class Facts(NamedTuple):
         settings: The server's settings that could be read, by their names in redis.conf.
         overdue: Leases that had run out before anybody took them back.
         taken_back: How many of these went back to their lanes just now; None where that cannot be done.
-        bells: Bells that stayed in a lane with live workers for a second, by the lane's name.
+        write_error: Why Redis takes no writes; empty where it does, None where this user may not write.
         registry: The registry.
     """
 
@@ -97,7 +97,7 @@ class Facts(NamedTuple):
     settings: Mapping[str, str]
     overdue: int
     taken_back: int | None
-    bells: Mapping[str, int]
+    write_error: str | None
     registry: RegistryFacts
 
 

@@ -29,23 +29,32 @@ def _checks(facts: Facts) -> Iterator[Check]:
     else:
         view = facts.overview
         yield Check.ok("redis", f"{facts.address} answers in {view.round_trip_s * 1000:.1f} ms")
+        yield write_check(facts.write_error)
         yield from server_checks(view.server, facts.settings)
         yield protocol_check(view)
         yield clock_check(view)
         for lane in view.lanes:
-            yield lane_check(lane, bells=facts.bells.get(lane.lane, 0))
+            yield lane_check(lane)
         yield leases_check(view, overdue=facts.overdue, taken_back=facts.taken_back)
         yield from worker_checks(view.workers, facts.registry.current)
     yield registry_check(facts.registry)
 
 
+def write_check(error: str | None) -> Check:
+    """Judge whether Redis takes writes: one that answers may be a replica, or have no room on its disk.
+
+    Args:
+        error: Why it takes none; empty where it does, None where this user may not write.
+    """
+    if error is None:
+        return Check.unknown("writes", "this user may not write", "ask as the user producer")
+    found, _, step = error.partition("; ")
+    return Check.fail("writes", found, step) if error else Check.ok("writes", "taken")
+
+
 def server_checks(server: ServerView, settings: Mapping[str, str]) -> Iterator[Check]:
     """Judge the server and how it is set up; docs/redis.md has the reasons."""
-    found = f"Redis {server.version}, {server.mode}"
-    if server.mode == "cluster":
-        yield Check.fail("version", found, "use a Redis that is not a cluster: kombu has no transport for one")
-    else:
-        yield Check.ok("version", found)
+    yield Check.ok("version", f"Redis {server.version}")
     if server.role != "master":
         yield Check.fail("role", "a replica, which takes no writes", "name its master with --redis-url")
     yield from _persistence_checks(server, settings)
@@ -56,13 +65,14 @@ def server_checks(server: ServerView, settings: Mapping[str, str]) -> Iterator[C
         good=("yes",),
         advice="without it a large job's end stops the server for a moment: CONFIG SET lazyfree-lazy-expire yes",
     )
-    if server.replicas:
-        name = "min-replicas-to-write"
-        if server.good_replicas is None:
-            found = f"0, with {server.replicas} replicas: a failover may lose what a server takes that is cut off"
-            yield Check.warn(name, found, "CONFIG SET min-replicas-to-write 1")
-        else:
-            yield Check.ok(name, f"set; {server.good_replicas} of {server.replicas} replicas keep up")
+    name = "min-replicas-to-write"
+    if server.good_replicas is None and server.replicas:
+        found = f"0, with {server.replicas} replicas: a failover may lose what a server takes that is cut off"
+        yield Check.warn(name, found, "CONFIG SET min-replicas-to-write 1")
+    elif server.good_replicas is not None:
+        found = f"set; {server.good_replicas} of {server.replicas} replicas keep up"
+        step = "start a replica, or CONFIG SET min-replicas-to-write 0"
+        yield Check.ok(name, found) if server.good_replicas else Check.fail(name, f"{found}: no writes are taken", step)
 
 
 def _persistence_checks(server: ServerView, settings: Mapping[str, str]) -> Iterator[Check]:
@@ -140,13 +150,8 @@ def clock_check(view: Overview) -> Check:
     return Check.warn("clock", found, "let NTP set both")
 
 
-def lane_check(view: LaneView, *, bells: int) -> Check:
-    """Judge what waits in a lane.
-
-    Args:
-        view: The lane.
-        bells: Bells that stayed, though live workers listen.
-    """
+def lane_check(view: LaneView) -> Check:
+    """Judge what waits in a lane."""
     name, workers = f"lane {view.lane}", len(view.live_workers)
     found = f"{view.backlog_rows:,} rows in the backlog, {view.waiting_rows:,} of them waiting"
     if view.backlog_rows:
@@ -154,9 +159,6 @@ def lane_check(view: LaneView, *, bells: int) -> Check:
     found += f"; live workers: {workers:,}"
     if view.backlog_rows and not workers:
         return Check.warn(name, found, f"start one: worker start, with {view.lane} among its --lanes")
-    if bells and workers:
-        step = "wait a minute: a worker that is deaf connects anew by itself; if they stay, restart the workers"
-        return Check.warn(name, f"{found}; bells that nobody heard: {bells:,}", step)
     return Check.ok(name, found)
 
 
@@ -168,7 +170,7 @@ def leases_check(view: Overview, *, overdue: int, taken_back: int | None) -> Che
         overdue: Leases that had run out before it was looked after.
         taken_back: How many of them went back to their lanes then; None where that could not be done.
     """
-    found = f"{view.leases:,} now, {view.leases_expired:,} expired so far, {view.suspected:,} chunks suspect so far"
+    found = f"{view.leases:,} now, {view.leases_expired:,} expired so far"
     if not overdue:
         return Check.ok("leases", found)
     if taken_back is None:

@@ -1,7 +1,7 @@
 """Queue-wide Prometheus gauges: how much waits, since when, who works on it. docs/operations.md lists them.
 
 Redis is asked when a scrape comes, and not in between. While it is away the exporter lives on and says so
-(``scorequeue_redis_up 0``); the gauges are then absent, for an old number looks like a good one.
+(``scorequeue_redis_up 0``); the others are then absent, for an old number looks like a good one.
 """
 
 from __future__ import annotations
@@ -130,19 +130,22 @@ class QueueCollector(Collector):
         self._lock = threading.Lock()  # two servers may scrape at once
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the gauges; only ``scorequeue_redis_up`` while Redis cannot be read."""
+        """Yield the gauges; while Redis cannot be read, only those that say so."""
         with self._lock:
             try:
                 if self._ledger is None:
                     self._ledger = Ledger.connect(self._settings, patience_s=0)
                 view = self._ledger.overview()
                 found = list(metrics_of(view, self._rates.update(view.workers)))
+                is_writable = view.server.takes_writes
             except RedisUnavailableError as exc:
                 self._tell(exc)
-                found = []
+                found, is_writable = [], False
             else:
                 self._tell(None)
         yield GaugeMetricFamily("scorequeue_redis_up", "1 when Redis could be read, else 0.", value=bool(found))
+        text = "1 when Redis takes writes, as far as it says; else 0."
+        yield GaugeMetricFamily("scorequeue_redis_writable", text, value=is_writable)
         yield from found
 
     def describe(self) -> list[Metric]:

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from producer.diagnosis import Facts, RegistryFacts
-from scorequeue.errors import RedisUnavailableError, VersionError
+from scorequeue.errors import RedisRefusedError, RedisUnavailableError, VersionError
 from scorequeue.folders import list_files
 from scorequeue.ledger import Ledger
 from scorequeue.manifest import MANIFEST_NAME
 from scorequeue.masking import mask_url
-from scorequeue.overview import Overview
 from scorequeue.registry import Registry
 from scorequeue.settings import Settings
 
 _SETTINGS = ("appendfsync", "lazyfree-lazy-expire")
 """What the server does not say in INFO; asking takes a right that the users of deploy/redis/users.acl do not have."""
-
-_BELL_LOOKS = 10
-_BELL_PAUSE_S = 0.1
-"""A bell is heard within milliseconds. On a busy lane a new one is often there, but not at each of ten looks."""
 
 
 def gather(settings: Settings, *, verify: bool = False) -> Facts:
@@ -35,18 +29,18 @@ def gather(settings: Settings, *, verify: bool = False) -> Facts:
     try:
         ledger = Ledger.connect(settings, patience_s=0)
     except RedisUnavailableError as exc:
-        return Facts(address, str(exc), None, {}, 0, None, {}, registry)
+        return Facts(address, str(exc), None, {}, 0, None, None, registry)
     try:
         before = ledger.overview()
-        taken_back = _take_back(ledger, before)
-        bells = _unheard_bells(ledger, before)
+        write_error = _take_back(ledger)
         now = ledger.overview()
         found = ledger.server_settings(_SETTINGS)
     except RedisUnavailableError as exc:
-        return Facts(address, str(exc), None, {}, 0, None, {}, registry)
+        return Facts(address, str(exc), None, {}, 0, None, None, registry)
     finally:
         ledger.close()
-    return Facts(address, "", now, found, before.overdue_leases, taken_back, bells, registry)
+    taken_back = None if write_error != "" else now.leases_expired - before.leases_expired
+    return Facts(address, "", now, found, before.overdue_leases, taken_back, write_error, registry)
 
 
 def look_at_registry(root: Path, *, verify: bool) -> RegistryFacts:
@@ -71,24 +65,12 @@ def look_at_registry(root: Path, *, verify: bool) -> RegistryFacts:
     return RegistryFacts(str(root), True, current, files, verify)
 
 
-def _take_back(ledger: Ledger, before: Overview) -> int | None:
-    """Take expired leases back; return how many went back, None where that cannot be done."""
-    if before.server.role != "master":
-        return None
+def _take_back(ledger: Ledger) -> str | None:
+    """Take expired leases back, which begins with a write; return why Redis took none, None where we may not write."""
     try:
         ledger.sweep()
-    except RedisUnavailableError:  # no right to, or no writes now; if Redis is away, the next question says so
+    except RedisRefusedError:
         return None
-    return ledger.overview().leases_expired - before.leases_expired
-
-
-def _unheard_bells(ledger: Ledger, view: Overview) -> dict[str, int]:
-    """Return how many bells stay in the lanes that live workers listen on."""
-    bells = {lane.lane: lane.bells for lane in view.lanes if lane.bells and lane.live_workers}
-    for _ in range(_BELL_LOOKS):
-        if not bells:
-            break
-        time.sleep(_BELL_PAUSE_S)
-        counts = {lane: min(before, ledger.bells(lane)) for lane, before in bells.items()}
-        bells = {lane: count for lane, count in counts.items() if count}
-    return {str(lane): count for lane, count in bells.items()}
+    except RedisUnavailableError as exc:
+        return str(exc)
+    return ""

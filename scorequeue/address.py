@@ -7,6 +7,7 @@ warning in a log says so; ``ssl_check_hostname=0`` means yes; ``?db=1`` is a Typ
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, urlsplit
@@ -20,6 +21,12 @@ from scorequeue.masking import PLAIN_OPTIONS, TLS_OPTIONS, mask_url
 _EXPECTED = "expected an address like redis://user:password@host:6379/0"
 _QUOTING = "write @ / : ? # % in a password as %40 %2F %3A %3F %23 %25"
 _CERT_REQS = ("required", "optional", "none")
+_SENTINEL_HOST = r"(?:\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::\d{1,5})?"
+_SENTINEL = re.compile(
+    rf"sentinel://(?P<who>[^@/?#]*@)?(?P<hosts>{_SENTINEL_HOST}(?:,{_SENTINEL_HOST})*)"
+    r"/(?P<master>[\w.-]+)(?P<query>\?[^#]*)?"
+)
+_SENTINEL_PORT = 26379
 _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
 
@@ -28,6 +35,12 @@ class Address(NamedTuple):
 
     options: dict[str, Any]
     """What a redis-py connection is made with, its class too."""
+
+    sentinels: tuple[tuple[str, int], ...] = ()
+    """Host and port of the sentinels that know where the master is; without any, the options say it."""
+
+    master: str = ""
+    """What the sentinels call it."""
 
     @property
     def tls(self) -> dict[str, Any]:
@@ -40,12 +53,18 @@ class Address(NamedTuple):
         who = self.options.get("username") or "", self.options.get("password") or ""
         userinfo = f"{_quote(who[0])}:{_quote(who[1])}@" if any(who) else ""
         db = self.options.get("db", 0)
+        if self.sentinels:
+            return ";".join(f"sentinel://{userinfo}{_place(*sentinel)}/{db}" for sentinel in self.sentinels)
         if "path" in self.options:
             return f"redis+socket://{userinfo}{quote(self.options['path'])}?virtual_host={db}"
-        host = self.options.get("host", "localhost")
-        host = f"[{host}]" if ":" in host else _quote(host)
         scheme = "rediss" if self.tls else "redis"
-        return f"{scheme}://{userinfo}{host}:{self.options.get('port', 6379)}/{db}"
+        place = _place(self.options.get("host", "localhost"), self.options.get("port", 6379))
+        return f"{scheme}://{userinfo}{place}/{db}"
+
+    @property
+    def broker_options(self) -> dict[str, str]:
+        """What kombu needs to know beside the address, among its transport options."""
+        return {"master_name": self.master} if self.sentinels else {}
 
     def __repr__(self) -> str:
         return f"Address({mask_url(self.broker_url)!r})"
@@ -57,6 +76,8 @@ def read_address(url: str) -> Address:
     Raises:
         RedisUnavailableError: It cannot be read, or names a file that is not there.
     """
+    if url.startswith("sentinel://"):
+        return _read_sentinels(url)
     try:
         options = parse_url(url)  # type: ignore[no-untyped-call]
         parts = urlsplit(url)
@@ -73,6 +94,20 @@ def read_address(url: str) -> Address:
     if is_tls:
         options |= _read_tls(url, options)
     return Address(options)
+
+
+def _read_sentinels(url: str) -> Address:
+    """Read ``sentinel://user:password@HOST:PORT,HOST:PORT/MASTER?db=N``: user and password are the master's."""
+    found = _SENTINEL.fullmatch(url)
+    if found is None:
+        raise _unreadable(url, f"with Sentinel it is sentinel://HOST:PORT,HOST:PORT/MASTER; {_QUOTING}")
+    sentinels = [urlsplit(f"//{place}") for place in found["hosts"].split(",")]
+    try:
+        places = tuple((sentinel.hostname or "", sentinel.port or _SENTINEL_PORT) for sentinel in sentinels)
+        options = read_address(f"redis://{found['who'] or ''}localhost{found['query'] or ''}").options
+    except (ValueError, RedisUnavailableError):  # a port above 65535, or what its own message would show otherwise
+        raise _unreadable(url, f"options are {_list(PLAIN_OPTIONS)}; {_QUOTING}") from None
+    return Address({name: value for name, value in options.items() if name != "host"}, places, found["master"])
 
 
 def _read_tls(url: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -95,6 +130,10 @@ def _read_tls(url: str, options: dict[str, Any]) -> dict[str, Any]:
 
 def _unreadable(url: str, how: str) -> RedisUnavailableError:
     return RedisUnavailableError(f"{_EXPECTED}, got {mask_url(url)}; {how}")
+
+
+def _place(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{_quote(host)}:{port}"
 
 
 def _quote(text: str) -> str:

@@ -11,7 +11,8 @@ Both kinds are columns, not rows: decoding 256 sentences is one UTF-8 decode and
                        and all ids as one UTF-8 string
 
 The header holds what is rare or small: the first row's position, where rows came from (runs of consecutive lines of one
-file), faulty rows, labels, model version. A reader that meets a newer format number must leave the bytes alone.
+file), faulty rows, labels, model version. A new format comes with a new number of the key layout
+(``keys.PROTOCOL``), so that no older program meets it in a namespace.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ ScorequeueError
 │   ├── MissingExtraError       2  an optional dependency is not installed
 │   └── DivergedError           2  the settings made a fit's loss infinite or undefined
 ├── RedisUnavailableError       3  Redis cannot be reached
+│   ├── RedisNotReadyError      3  Redis answered, and takes no writes for now: a failover, a full disk
 │   ├── RedisRefusedError       3  Redis answered no: auth, version
 │   │   └── RedisFullError      3  Redis has no memory left for new rows
 │   ├── UploadLostError         3  Redis came back without the end of an upload
@@ -23,7 +24,6 @@ ScorequeueError
 │   ├── VersionNotFoundError    6  no such checkpoint version, or the registry is empty
 │   └── VerificationError       6  a checkpoint version does not match its manifest
 │       └── ConversionError     6  OpenVINO cannot convert it
-│           └── ConversionStoppedError  6  it may do so on another day: no room, no memory, or killed
 ├── GateRefusedError            7  the promote gate said no
 ├── JobNotCleanError            8  too many failed rows, not completed, or an audit differs
 │   └── JobClosedError          8  the job ended early while it was uploaded
@@ -103,6 +103,10 @@ class RedisUnavailableError(ScorequeueError):
     exit_code = ExitCode.REDIS
 
 
+class RedisNotReadyError(RedisUnavailableError):
+    """Redis was reached, and takes no writes for now; it may again by itself."""
+
+
 class RedisRefusedError(RedisUnavailableError):
     """Redis was reached and said no."""
 
@@ -161,10 +165,6 @@ class VerificationError(VersionError):
 
 class ConversionError(VerificationError):
     """OpenVINO cannot convert this architecture, or computes other scores with it."""
-
-
-class ConversionStoppedError(ConversionError):
-    """The machine, not the checkpoint, kept it from being converted; on another day it may work."""
 
 
 class GateRefusedError(ScorequeueError):

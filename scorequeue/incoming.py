@@ -16,6 +16,29 @@ INCOMING = ".incoming-"
 """Prefix of folders that a publish is at work in, or was killed in."""
 
 
+def check_room(versions: Path, *, size: int) -> None:
+    """See that a version of so many bytes could be written now: hours of training must not end with a no.
+
+    Raises:
+        InternalError: There is no room, or the folder cannot be written.
+    """
+    probe = versions / f"{INCOMING}{secrets.token_hex(8)}"
+    try:
+        probe.mkdir(parents=True)
+        probe.rmdir()
+        free = shutil.disk_usage(versions).free
+    except OSError as error:
+        raise _refusal(versions, "anything", str(error.strerror)) from error
+    if free < size:
+        raise _refusal(versions, f"{size / 1e6:,.0f} MB", f"{free / 1e6:,.0f} MB are free")
+
+
+def _refusal(versions: Path, what: str, why: str) -> InternalError:
+    return InternalError(
+        f"cannot publish {what} to {versions}: {why}; make room (`training prune`) or fix its rights, and run it again"
+    )
+
+
 def write_version(
     versions: Path,
     folder: Path,
@@ -71,10 +94,7 @@ def write_version(
         aside.rename(versions / version)
         sync_folder(versions)
     except OSError as error:
-        raise InternalError(
-            f"cannot publish {writing or 'anything'} to {versions}: {error.strerror}; make room "
-            "(`training prune`) or fix its rights, and run it again"
-        ) from error
+        raise _refusal(versions, writing or "anything", str(error.strerror)) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return version

@@ -18,7 +18,7 @@ from redis.client import Pipeline
 
 from scorequeue.errors import JobDeletedError, JobNotFoundError, RedisRefusedError, RedisUnavailableError
 from scorequeue.jobs import JobState, JobStatus, Lane
-from scorequeue.keys import Keys, group_of
+from scorequeue.keys import Keys
 from scorequeue.news import News
 from scorequeue.records import DEFAULT_LEASE_MS, ChunkRecord, Pressure, read_record, read_status
 from scorequeue.refusals import translated
@@ -46,6 +46,8 @@ class Inquiries:
         patience_s: How long a verb that may run twice is repeated while Redis cannot be reached.
         on_outage: Told what is wrong when that begins, and None when it is over.
         can_sync: Whether the server can say what is on its disk.
+        wake_up: Called with a lane where new work came and a live worker sleeps; None leaves workers to look by
+            themselves.
     """
 
     def __init__(
@@ -57,10 +59,12 @@ class Inquiries:
         patience_s: float = PATIENCE_S,
         on_outage: Callable[[RedisUnavailableError | None], None] | None = None,
         can_sync: bool = False,
+        wake_up: Callable[[Lane], None] | None = None,
     ) -> None:
         self.keys = keys
         self.lease_ms = round(lease_s * 1000)
         self.can_sync = can_sync
+        self._wake_up = wake_up
         self._redis = client
         self._news = News(client)
         self._scripts = ScriptRunner(client, prefix=keys.prefix, patience_s=patience_s, on_outage=on_outage)
@@ -133,7 +137,7 @@ class Inquiries:
 
     def has_work(self, version: str) -> bool:
         """Say whether chunks wait of jobs that are pinned to a version; those that are leased do not."""
-        keys = self.keys.work(group_of(version))
+        keys = self.keys.work(version)
         return self._scripts.repeat(lambda: self._exist(keys))
 
     def pinned_versions(self) -> dict[str, str]:
@@ -143,10 +147,6 @@ class Inquiries:
         has passed counts until it is swept.
         """
         return self._scripts.repeat(self._pinned_versions)
-
-    def bells(self, lane: Lane) -> int:
-        """Say how many bells wait in a lane's Celery queue."""
-        return self._scripts.repeat(lambda: self._count_bells(lane))
 
     def result_payloads(self, job_id: str, start: int, count: int) -> list[bytes | None]:
         """Return the encoded results of chunks ``start`` and on; None for those not committed."""
@@ -215,10 +215,6 @@ class Inquiries:
                     if state is not None and version is not None and not JobState(state.decode()).is_final:
                         found.setdefault(version.decode(), job_id)
         return found
-
-    def _count_bells(self, lane: Lane) -> int:
-        with translated(self._redis):
-            return int(self._redis.llen(self.keys.bells(lane)))
 
     def _exist(self, keys: list[str]) -> bool:
         with translated(self._redis):

@@ -22,7 +22,7 @@ from scorequeue.errors import (
     UsageError,
 )
 from scorequeue.inquiries import Inquiries
-from scorequeue.jobs import ENDED_EARLY, JobSpec, JobState
+from scorequeue.jobs import ENDED_EARLY, JobSpec, JobState, Lane
 from scorequeue.records import ChunkUpload, Opened, fold_digest, read_opened
 from scorequeue.refusals import translated
 from scorequeue.scripts import Arg, Script
@@ -49,7 +49,7 @@ class JobVerbs(Inquiries):
         return read_opened(self._refusable(spec.id, lambda: self._scripts.run(_OPEN, self._open_args(spec))))
 
     def add_chunks(self, job_id: str, first_index: int, chunks: Sequence[ChunkUpload]) -> int:
-        """Add consecutive chunks to a job that is not sealed, and ring. The same chunks again change nothing.
+        """Add consecutive chunks to a job that is not sealed. The same chunks again change nothing.
 
         Returns:
             How many chunks of the job have arrived.
@@ -62,7 +62,7 @@ class JobVerbs(Inquiries):
             RedisFullError: Redis is full.
         """
         args = _add_args(job_id, first_index, chunks)
-        return int(self._refusable(job_id, lambda: self._scripts.run(_ADD_CHUNKS, args)))
+        return self._wake(self._refusable(job_id, lambda: self._scripts.run(_ADD_CHUNKS, args)))
 
     def touch(self, job_id: str) -> None:
         """Say that an upload goes on, though nothing has come for a while; silent for an hour, it expires.
@@ -133,7 +133,7 @@ class JobVerbs(Inquiries):
         for answer in answers[1:]:
             if isinstance(answer, ResponseError):
                 _refuse(spec.id, answer)
-        return opened._replace(chunks=int(answers[1]), state=JobState(answers[2].decode()))
+        return opened._replace(chunks=self._wake(answers[1]), state=JobState(answers[2].decode()))
 
     def cancel(self, job_id: str) -> JobState:
         """End a job early: what is done stays, the rest counts as cancelled.
@@ -158,7 +158,7 @@ class JobVerbs(Inquiries):
             UsageError: It did not end as ``completed``.
         """
         token = secrets.token_hex(8)
-        return int(self._refusable(job_id, lambda: self._scripts.run(_RETRY, [job_id, token])))
+        return self._wake(self._refusable(job_id, lambda: self._scripts.run(_RETRY, [job_id, token])))
 
     def discard(self, job_id: str, *, finished_ms: int | None) -> int:
         """Let go of the results that a reader has seen; the job's counters and chunk records stay.
@@ -194,7 +194,6 @@ class JobVerbs(Inquiries):
         fields: list[Arg] = [
             *("lane", spec.lane, "chunk_rows", spec.chunk_rows, "source", json.dumps(spec.source)),
             *("metadata", json.dumps(spec.metadata), "reader_options", json.dumps(spec.reader_options, sort_keys=True)),
-            *("format", spec.format),
         ]
         if spec.model_version is not None:
             fields += ["model_version", spec.model_version, "asked_version", spec.model_version]
@@ -204,6 +203,13 @@ class JobVerbs(Inquiries):
             digest = self.keys.idempotency(spec.idempotency_key).rpartition(":")[2]
         deadline_ms = "" if spec.deadline_s is None else round(spec.deadline_s * 1000)
         return [spec.id, digest, round(spec.ttl_s * 1000), deadline_ms, secrets.token_hex(8), *fields]
+
+    def _wake(self, answer: tuple[int, bytes]) -> int:
+        """Wake a worker if the ledger says that one sleeps; return the count that comes with that."""
+        count, lane = answer
+        if lane and self._wake_up is not None:
+            self._wake_up(Lane(lane.decode()))
+        return int(count)
 
     def _refusable(self, job_id: str, action: Callable[[], T]) -> T:
         try:

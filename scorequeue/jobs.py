@@ -154,7 +154,6 @@ class JobSpec(BaseModel):
         reader_options: How the input is read; a resumed upload must agree on it.
         deadline_s: Seconds after opening at which what is not scored is dropped; None means never.
         ttl_s: Seconds that results are kept after the end.
-        format: Number of the format that the chunks' bytes are in (codec.FORMAT).
     """
 
     model_config = ConfigDict(frozen=True)
@@ -169,7 +168,6 @@ class JobSpec(BaseModel):
     reader_options: dict[str, str] = Field(default_factory=dict)
     deadline_s: float | None = Field(default=None, gt=0, lt=MOST_SECONDS)
     ttl_s: float = Field(gt=0, lt=MOST_SECONDS)
-    format: int = Field(default=1, ge=1)
 
 
 class JobStatus(BaseModel):

@@ -1,8 +1,8 @@
 """Every Redis key of a namespace, in one place.
 
 All names begin with ``{<namespace>}:``; the braces are Redis's hash tag, so that a script may touch all of them in one
-slot. ``MEMBER`` is ``<job id>:<chunk index>``, ``LANE`` is ``express`` or ``bulk``, ``GROUP`` says what a worker needs
-to have ready (see ``group_of``). Times are in milliseconds of Redis's clock.
+slot. ``MEMBER`` is ``<job id>:<chunk index>``, ``LANE`` is ``express`` or ``bulk``, ``VERSION`` is the checkpoint
+version that work needs, empty for jobs that no claim has pinned to one yet. Times are in milliseconds of Redis's clock.
 
 For the namespace:
 
@@ -12,28 +12,26 @@ For the namespace:
     deadlines           zset    open jobs by the time they expire: their deadline, or an hour after the last upload
     deleted             zset    ids of jobs deleted in the last hour, by when
     lane:LANE           zset    MEMBERs pending or leased by arrival time; its size is the signal to scale by
-    ring:LANE:GROUP     zset    jobs with chunks that were never claimed, by turn: the lowest one is next
-    front:LANE:GROUP    list    MEMBERs that came back; they go before the ring
-    suspect:LANE:GROUP  list    MEMBERs that came back from two deaths; they are scored row by row
-    waits               zset    GROUPs with work, by the last time that a worker asked who had it ready
+    ring:LANE:VERSION   zset    jobs with chunks that were never claimed, by turn: the lowest one is next
+    front:LANE:VERSION  list    MEMBERs that came back; they go before the ring
+    waits               zset    VERSIONs with work, by the last time that a worker asked who had it ready
     rows                hash    LANE:backlog rows pending or leased; LANE:waiting rows not leased
     leases              zset    leased MEMBERs by expiry
     holders             hash    MEMBER -> "token worker-id" of its lease
-    noted               hash    worker id -> "MEMBER row": the one row that it runs alone just now
     voided              zset    tokens of claims whose answer was lost, by when they were given up
     closed              list    "job lane chunks" of jobs that ended early, whose members have yet to leave lane:LANE
     listeners:LANE      zset    worker ids by last sign of life
-    awake:LANE          zset    worker ids whose last claim in the lane brought something, by when: they need no bell
+    awake:LANE          zset    worker ids whose last claim in the lane brought something, by when: they need no wake-up
     workers             hash    worker id -> what it says of itself (JSON)
     scratch             -       never exists; deleting it first lets a script go on in a full Redis
 
-For a job (six at most, however many chunks):
+For a job (five at most, however many chunks):
 
     job:ID            hash    state, options, counters, times (below)
     job:ID:inputs     hash    chunk index -> encoded chunk; after its commit only the texts that a retry would need
-    job:ID:chunks     hash    chunk index -> "rows digest pending scored failed truncated kept token"
+    job:ID:chunks     hash    chunk index -> "rows digest pending scored failed truncated kept deaths token";
+                              deaths: how often its lease expired
     job:ID:results    hash    chunk index -> encoded results
-    job:ID:deaths     hash    chunk index -> "deaths row:deaths ...": how often its lease expired, with which row noted
     key:DIGEST        string  job id of an idempotency key
 
 Fields of ``meta``:
@@ -43,10 +41,8 @@ Fields of ``meta``:
     lease_ms          the longest lease that a live worker takes: the term
     stamp             time of the last claim, renewal or sweep
     turn              last number given to a job in a ring
-    bells             last number given to a bell
     expired           leases taken back because they ran out, so far
-    suspected         chunks that became suspect, so far
-    refused:VERSION   "first last": since when workers fail to load it without a longer pause, and when last
+    refused:VERSION   since when workers fail to load it; while work waits for it
     synced            time of the last write that was made to wait for the disk behind it
 
 Fields of ``job:ID``; those that not every job has say when they are there:
@@ -57,7 +53,6 @@ Fields of ``job:ID``; those that not every job has say when they are there:
     metadata          the caller's own labels (JSON object)
     reader_options    how the input is read (JSON object); a resumed upload must agree
     chunk_rows        rows of every chunk but the last
-    format            number of the format of the chunks' bytes
     ttl               milliseconds that results are kept after the end
     asked_version     the version that was asked for; if one was
     model_version     the version that scores it; from the first claim on, or as asked for
@@ -71,7 +66,7 @@ Fields of ``job:ID``; those that not every job has say when they are there:
     leased            rows of the chunks that are leased just now
     chunks            chunks that have arrived
     done              chunks without a pending row
-    next              index of the first chunk that was never claimed; a retry begins at 0 again
+    next              index of the first chunk that was never claimed
     digest            over the digests of all chunks so far (``records.fold_digest``)
     created           time of the open
     sealed            time of the seal; once all has arrived
@@ -85,8 +80,8 @@ Fields of ``job:ID``; those that not every job has say when they are there:
     retried           rows that the last retry made pending; after one
     discarded         chunks that had results when these were discarded; after it
 
-Celery's own keys begin with ``{<namespace>}:celery:``; its lists ``express`` and ``bulk`` hold the bells. The channel
-``{<namespace>}:ended:ID`` carries one message when a job ends.
+Celery's own keys begin with ``{<namespace>}:celery:``; its lists ``express`` and ``bulk`` hold the wake-ups. The
+channel ``{<namespace>}:ended:ID`` carries one message when a job ends.
 """
 
 from __future__ import annotations
@@ -94,16 +89,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import blake2b
 
-PROTOCOL = 2
-"""Raised when an older program could not live in the same namespace. 1: before suspect chunks and retries."""
+PROTOCOL = 3
+"""Raised when an older program could not live in the same namespace, or could not read the bytes of its chunks.
 
-FIRST_FORMAT = 1
-"""The format of chunk bytes that goes without saying in a group's name."""
-
-
-def group_of(version: str = "", *, chunk_format: int = FIRST_FORMAT) -> str:
-    """Name the work that needs a version and a reader of a format; without a version, that of jobs not begun yet."""
-    return version if chunk_format == FIRST_FORMAT else f"{version}@{chunk_format}"
+1 knew no retries, 2 kept suspect chunks apart and had Lua write Celery's messages.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,17 +150,13 @@ class Keys:
         """Zset of the workers that listen on a lane, by last sign of life."""
         return f"{self.prefix}listeners:{lane}"
 
-    def bells(self, lane: str) -> str:
-        """Celery's list of a lane's waiting bells."""
+    def wake_ups(self, lane: str) -> str:
+        """Celery's list of a lane's waiting wake-ups."""
         return f"{self.celery_prefix}{lane}"
 
-    def work(self, group: str) -> list[str]:
-        """Where chunks of a group wait, in all lanes: what was never claimed, what came back, suspects."""
-        return [
-            f"{self.prefix}{kind}:{lane}:{group}"
-            for kind in ("ring", "front", "suspect")
-            for lane in ("express", "bulk")
-        ]
+    def work(self, version: str) -> list[str]:
+        """Where chunks that need a version wait, in all lanes: what was never claimed, and what came back."""
+        return [f"{self.prefix}{kind}:{lane}:{version}" for kind in ("ring", "front") for lane in ("express", "bulk")]
 
     def job(self, job_id: str) -> str:
         """Hash of a job's state, options, counters and times."""

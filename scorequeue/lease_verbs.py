@@ -1,4 +1,4 @@
-"""The verbs of a worker: claim chunks, renew their leases, note the row that runs alone, commit or release."""
+"""The verbs of a worker: ask for work, claim chunks, renew their leases, commit or release them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from redis.exceptions import ResponseError
 
 from scorequeue.inquiries import Inquiries
 from scorequeue.jobs import Lane
-from scorequeue.keys import group_of
 from scorequeue.records import Claim, Commit, LaneRoom, Lease, read_leased
 from scorequeue.scripts import Arg, Script
 
-_CLAIM, _RENEW, _NOTE, _COMMIT = Script("claim"), Script("renew"), Script("note"), Script("commit")
+_POLL, _CLAIM, _RENEW, _COMMIT = Script("poll"), Script("claim"), Script("renew"), Script("commit")
 _RELEASE, _VOID, _DEPART = Script("release"), Script("void"), Script("depart")
 
 LEASES_AT_ONCE = 1_000
@@ -38,6 +37,19 @@ class Renewal(NamedTuple):
 class LeaseVerbs(Inquiries):
     """What a worker does."""
 
+    def poll(self, lanes: Sequence[Lane], *, versions: Iterable[str]) -> set[Lane]:
+        """Return the lanes in which a claim would do something. Only reads, in one command; not repeated.
+
+        Args:
+            lanes: Lanes to look at.
+            versions: Versions that are ready; another one that work waits for is a reason to claim too.
+
+        Raises:
+            RedisUnavailableError: No answer.
+        """
+        request = {"lanes": lanes, "versions": ["", *versions]}
+        return {Lane(lane.decode()) for lane in self._scripts.run_once(_POLL, [json.dumps(request)])}
+
     def claim(
         self,
         worker_id: str,
@@ -45,7 +57,6 @@ class LeaseVerbs(Inquiries):
         *,
         versions: Iterable[str],
         default_version: str,
-        suspects: int = 1,
         refused: Mapping[str, str] | None = None,
         token: str | None = None,
     ) -> Claim:
@@ -56,7 +67,6 @@ class LeaseVerbs(Inquiries):
             lanes: What fits.
             versions: Versions that are ready; jobs pinned to another one stay where they are.
             default_version: Pinned to jobs that have no version yet.
-            suspects: How many suspect chunks may be among them, beside the room.
             refused: Versions that this worker tried and could not load, and why.
             token: What the leases are shown by; made anew for every call. None makes one here.
 
@@ -69,9 +79,8 @@ class LeaseVerbs(Inquiries):
             "worker": worker_id,
             "token": token,
             "lease_ms": self.lease_ms,
-            "groups": [group_of(), *map(group_of, versions)],
+            "versions": ["", *versions],
             "default": default_version,
-            "suspects": suspects,
             "refused": dict(refused or {}),
             "lanes": lanes,
         }
@@ -113,23 +122,6 @@ class LeaseVerbs(Inquiries):
             for job, chunk, token in zip(*[iter(answer[1:])] * 3, strict=True):
                 lost.add(Lease(job.decode(), int(chunk), token.decode()))
         return Renewal(lost=lost, ledger_name=ledger_name)
-
-    def note(self, worker_id: str, lease: Lease, row: int) -> bool:
-        """Write down which row of a suspect chunk is run next, alone.
-
-        Args:
-            worker_id: Who runs it.
-            lease: The right to score the chunk.
-            row: The row's offset in the chunk.
-
-        Returns:
-            Whether the lease is still the worker's; if not, the row must not be run.
-        """
-        return bool(self._scripts.run(_NOTE, [worker_id, *lease, row]))
-
-    def clear_note(self, worker_id: str) -> None:
-        """Say that no row runs alone any more."""
-        self._scripts.run(_NOTE, [worker_id])
 
     def commit(self, commits: Sequence[Commit]) -> list[str]:
         """Write the results of scored chunks, several in one round trip.

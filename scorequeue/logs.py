@@ -19,6 +19,9 @@ from scorequeue.masking import scrub
 
 _FIELDS = "scorequeue_fields"
 
+_REPEAT_S = 60.0
+"""Seconds in which Celery and kombu say the same thing once: they report each try to reach a Redis that is away."""
+
 
 def fields(action: str, **facts: Any) -> dict[str, Any]:
     """Return the ``extra`` of a log call: a stable action name and its facts."""
@@ -34,12 +37,32 @@ def configure(level: str, style: Literal["text", "json"], *, secrets: Sequence[s
         secrets: What must not be in any line, see ``masking.secrets_of``.
     """
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_RepeatFilter())
     handler.setFormatter(_Scrubbing(_JsonFormatter() if style == "json" else _TextFormatter(), secrets))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     for name in ("scorequeue", "producer", "worker", "training"):
         logging.getLogger(name).setLevel(level.upper())
+
+
+class _RepeatFilter(logging.Filter):
+    """Drops what Celery or kombu said a moment ago, with other numbers in it perhaps, and the traces of warnings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said_at: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith(("celery", "kombu")):
+            return True
+        if record.levelno < logging.ERROR:
+            record.exc_info = None
+        key = record.name, str(record.msg)
+        if record.created - self._said_at.get(key, 0.0) < _REPEAT_S:
+            return False
+        self._said_at[key] = record.created
+        return True
 
 
 class _Scrubbing(logging.Formatter):

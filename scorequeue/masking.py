@@ -33,11 +33,14 @@ _SHOWN_OPTIONS = _KNOWN_OPTIONS - SECRET_OPTIONS
 _SHORTEST_SECRET = 4
 """Characters; a shorter password is no secret, and hiding it would make holes in every line of a log."""
 
-_SOCKET_SCHEMES = ("unix", "redis+socket")
+_REPEATED = re.compile(r"(with args beginning with: ?)[^\n]*")
+"""What ``ERR unknown command`` goes on with."""
+
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _USER = re.compile(r"[\w.%~-]*")
 _HOST = re.compile(r"\[[0-9A-Fa-f:.%]*\]|[\w.%-]*")
 _SOCKET = re.compile(r"/[^?#]*")
+_SENTINELS = re.compile(r"[\w.%:,\[\]-]*(?:/[\w.-]*)?")
 _PLACE = re.compile(rf"(?:{_HOST.pattern})(?::\d+)?(?:/\d*)?")
 
 
@@ -46,13 +49,13 @@ def mask_url(url: str) -> str:
     scheme, mark, rest = url.partition("://")
     if not _SCHEME.fullmatch(scheme) or not mark:
         scheme, mark, rest = "", "", url
-    is_socket = scheme in _SOCKET_SCHEMES
-    userinfo, rest = _cut(rest, is_socket=is_socket)
+    kind = {"unix": _SOCKET, "redis+socket": _SOCKET, "sentinel": _SENTINELS}.get(scheme, _PLACE)
+    userinfo, rest = _cut(rest, kind)
     if userinfo:
         user, colon, _ = userinfo.partition(":")
         is_user = colon and _USER.fullmatch(user)
         mark += f"{user}:{MASK}@" if is_user else f"{MASK}@"
-    return f"{scheme}{mark}{_mask_rest(rest, is_socket=is_socket)}"
+    return f"{scheme}{mark}{_mask_rest(rest, kind)}"
 
 
 def secrets_of(url: str) -> tuple[str, ...]:
@@ -70,35 +73,39 @@ def secrets_of(url: str) -> tuple[str, ...]:
 
 
 def scrub(text: str, secrets: Iterable[str]) -> str:
-    """Return a text with secrets replaced; the longest should come first."""
+    """Return a text with secrets replaced; the longest should come first.
+
+    A server that does not know HELLO or AUTH repeats what came with it, cut off after 128 bytes: all of that goes.
+    """
+    text = _REPEATED.sub(rf"\1{MASK}", text)
     for secret in secrets:
         if len(secret) >= _SHORTEST_SECRET:
             text = text.replace(secret, MASK)
     return text
 
 
-def _cut(rest: str, *, is_socket: bool) -> tuple[str, str]:
+def _cut(rest: str, kind: re.Pattern[str]) -> tuple[str, str]:
     """Part user and password from the place: at the first @ that a place follows, else at the last one."""
     pieces = rest.split("@")
     # A socket's path may hold an @ itself, and so may a password in the options: each is looked for from its own side.
-    for n in reversed(range(len(pieces))) if is_socket else range(len(pieces)):
-        if _is_place("@".join(pieces[n:]), is_socket=is_socket):
+    for n in reversed(range(len(pieces))) if kind is _SOCKET else range(len(pieces)):
+        if _is_place("@".join(pieces[n:]), kind):
             return "@".join(pieces[:n]), "@".join(pieces[n:])
     userinfo, _, rest = rest.rpartition("@")
     return userinfo, rest
 
 
-def _is_place(text: str, *, is_socket: bool) -> bool:
+def _is_place(text: str, kind: re.Pattern[str]) -> bool:
     """Whether this is ``host:port/db?options`` or a socket's path, and no part of a password."""
     place, _, query = text.partition("?")
-    if not (_SOCKET if is_socket else _PLACE).fullmatch(place) or "#" in query:
+    if not kind.fullmatch(place) or "#" in query:
         return False
     # Behind an @ in the options may be the host that was meant; only a value that is hidden anyway may hold one.
     return all(unquote(name) in SECRET_OPTIONS for name, value in _options(query) if "@" in name + value)
 
 
-def _mask_rest(text: str, *, is_socket: bool) -> str:
-    if not _is_place(text, is_socket=is_socket):
+def _mask_rest(text: str, kind: re.Pattern[str]) -> str:
+    if not _is_place(text, kind):
         found = _HOST.match(text)
         host = found[0] if found else ""
         return f"{host}{text[len(host) : len(host) + 1].strip('?#')}{MASK}" if text else ""

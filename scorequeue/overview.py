@@ -32,7 +32,6 @@ class LaneView(NamedTuple):
         backlog_rows: Rows that are pending or leased.
         waiting_rows: Rows that are not leased.
         oldest_pending_s: Seconds since the oldest chunk arrived that is pending or leased; 0 where none is.
-        bells: Bells that wait in Celery's queue.
         live_workers: Ids of the live workers that listen on it.
     """
 
@@ -40,7 +39,6 @@ class LaneView(NamedTuple):
     backlog_rows: int
     waiting_rows: int
     oldest_pending_s: float
-    bells: int
     live_workers: tuple[str, ...]
 
 
@@ -73,7 +71,6 @@ class ServerView(NamedTuple):
 
     Attributes:
         version: Its version.
-        mode: ``standalone``, ``cluster`` or ``sentinel``.
         role: ``master`` or ``slave``.
         used_memory: Bytes.
         maxmemory: Bytes; 0 means no limit.
@@ -86,7 +83,6 @@ class ServerView(NamedTuple):
     """
 
     version: str
-    mode: str
     role: str
     used_memory: int
     maxmemory: int
@@ -96,6 +92,11 @@ class ServerView(NamedTuple):
     is_snapshot_ok: bool
     replicas: int
     good_replicas: int | None
+
+    @property
+    def takes_writes(self) -> bool:
+        """Whether it takes writes, as far as a user can tell who may only read."""
+        return self.role == "master" and self.is_append_ok and self.is_snapshot_ok and self.good_replicas != 0
 
 
 class Overview(NamedTuple):
@@ -110,7 +111,6 @@ class Overview(NamedTuple):
         leases: Chunks that are leased.
         overdue_leases: Those whose lease has run out, and that nobody has taken back yet.
         leases_expired: Leases taken back because they ran out, since the namespace was made.
-        suspected: Chunks that became suspect since then.
         workers: The live workers.
         server: The server.
     """
@@ -123,7 +123,6 @@ class Overview(NamedTuple):
     leases: int
     overdue_leases: int
     leases_expired: int
-    suspected: int
     workers: tuple[WorkerView, ...]
     server: ServerView
 
@@ -152,19 +151,17 @@ class Overviews(Inquiries):
             with self._redis.pipeline(transaction=False) as pipe:
                 pipe.info()
                 pipe.hgetall(self.keys.rows)
-                pipe.hmget(self.keys.meta, ["protocol", "expired", "suspected"])
+                pipe.hmget(self.keys.meta, ["protocol", "expired"])
                 pipe.zcount(self.keys.leases, "-inf", "+inf")
                 pipe.zcount(self.keys.leases, "-inf", now_s * 1000)
                 pipe.hgetall(self.keys.workers)
                 for lane in Lane:
-                    pipe.llen(self.keys.bells(lane))
                     pipe.zrange(self.keys.lane(lane), 0, _LOOK_FIRST - 1, withscores=True)
                 self._ask_who_lives(pipe)
                 info, rows, meta, leases, overdue, about, *answers = pipe.execute()
-            living = Living(answers[2 * len(Lane) :])
+            living = Living(answers[len(Lane) :])
             lanes = []
-            for at, lane in enumerate(Lane):
-                bells, members = answers[2 * at : 2 * at + 2]
+            for lane, members in zip(Lane, answers, strict=False):
                 backlog = int(rows.get(f"{lane}:backlog".encode(), 0))
                 arrived_ms = self._oldest_pending(lane, members) if backlog else None
                 lanes.append(
@@ -173,12 +170,11 @@ class Overviews(Inquiries):
                         backlog_rows=backlog,
                         waiting_rows=int(rows.get(f"{lane}:waiting".encode(), 0)),
                         oldest_pending_s=0.0 if arrived_ms is None else max(0.0, now_s - arrived_ms / 1000),
-                        bells=bells,
                         live_workers=tuple(worker.decode() for worker, _ in living.of(lane)),
                     )
                 )
         names = sorted({worker for view in lanes for worker in view.live_workers})
-        protocol, expired, suspected = meta
+        protocol, expired = meta
         return Overview(
             at_s=now_s,
             clock_ahead_s=now_s - (asked_at + round_trip_s / 2),
@@ -188,7 +184,6 @@ class Overviews(Inquiries):
             leases=leases,
             overdue_leases=overdue,
             leases_expired=int(expired or 0),
-            suspected=int(suspected or 0),
             workers=tuple(_read_worker(name, json.loads(about.get(name.encode(), b"{}"))) for name in names),
             server=_read_server(info),
         )
@@ -252,7 +247,6 @@ def _read_server(info: dict[str, Any]) -> ServerView:
     append_only, good = info.get("aof_enabled"), info.get("min_slaves_good_slaves")
     return ServerView(
         version=str(info["redis_version"]),
-        mode=str(info.get("redis_mode", "standalone")),
         role=str(info.get("role", "master")),
         used_memory=int(info["used_memory"]),
         maxmemory=int(info.get("maxmemory", 0)),

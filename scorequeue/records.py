@@ -78,8 +78,11 @@ class Lease(NamedTuple):
 DEFAULT_LEASE_MS = 15_000
 """How long a lease lasts as long as no worker has named another term."""
 
-SUSPECT_DEATHS = 2
-"""Deaths after which a chunk is scored row by row, and after which a row that was noted in them is not run again."""
+AWAKE_MS = 10
+"""How long after a claim that brought something a worker needs no wake-up: it looks again every millisecond meanwhile."""
+
+MOST_WAKE_UPS = 8
+"""Wake-ups that wait in a lane's queue above which another one says nothing new."""
 
 
 class LeasedChunk(NamedTuple):
@@ -91,7 +94,6 @@ class LeasedChunk(NamedTuple):
         first_row: Position of its first row in the job, from 1.
         pending: How many of its rows are to be scored.
         deaths: How often its lease has expired before.
-        row_deaths: In how many of these a row was the noted one, by the row's offset in the chunk.
         payload: The encoded rows to score.
         before: Its encoded results, if some of its rows are tried again; else empty.
     """
@@ -101,14 +103,8 @@ class LeasedChunk(NamedTuple):
     first_row: int
     pending: int
     deaths: int
-    row_deaths: dict[int, int]
     payload: bytes
     before: bytes
-
-    @property
-    def is_suspect(self) -> bool:
-        """Whether it is to be scored alone, row by row."""
-        return self.deaths >= SUSPECT_DEATHS
 
 
 class LaneRoom(NamedTuple):
@@ -206,22 +202,20 @@ def read_opened(answer: Sequence[Any]) -> Opened:
 
 
 def read_record(record: bytes) -> ChunkRecord:
-    """Read a chunk record: ``rows digest pending scored failed truncated kept token``."""
-    rows, digest, pending, scored, failed, truncated, kept, _ = record.decode().split(" ")
+    """Read a chunk record: ``rows digest pending scored failed truncated kept deaths token``."""
+    rows, digest, pending, scored, failed, truncated, kept, _, _ = record.decode().split(" ")
     return ChunkRecord(int(rows), digest, int(pending), int(scored), int(failed), int(truncated), int(kept))
 
 
 def read_leased(part: Sequence[Any], *, token: str) -> LeasedChunk:
     """Read one chunk of what ``claim`` answers."""
     job, index, version, first_row, pending, deaths, payload, before = part
-    count, *rows = deaths.decode().split(" ")
     return LeasedChunk(
         lease=Lease(job.decode(), int(index), token),
         model_version=version.decode(),
         first_row=int(first_row),
         pending=int(pending),
-        deaths=int(count),
-        row_deaths={int(row): int(times) for row, _, times in (pair.partition(":") for pair in rows)},
+        deaths=int(deaths),
         payload=payload,
         before=before,
     )

@@ -29,7 +29,7 @@ from typing import Any
 from scorequeue.errors import GateRefusedError, InternalError, MarkHeldError, VerificationError, VersionNotFoundError
 from scorequeue.folders import sync_folder, write_synced
 from scorequeue.history import append_history, read_history, way_back
-from scorequeue.incoming import write_version
+from scorequeue.incoming import check_room, write_version
 from scorequeue.logs import fields
 from scorequeue.manifest import GoldenSentence, HistoryEntry, Manifest, ManifestDraft
 from scorequeue.marks import Mark
@@ -274,6 +274,14 @@ class Registry:
         )
         with self.changing():
             append_history(self._history, entry)
+
+    def check_room(self, size: int) -> None:
+        """See that a version of so many bytes could be published now.
+
+        Raises:
+            InternalError: There is no room, or the registry cannot be written.
+        """
+        check_room(self._versions, size=size)
 
     def previous(self) -> str | None:
         """The version that `rollback` brings back; None where there is none."""

@@ -23,13 +23,12 @@ from redis.exceptions import (
     RedisError,
 )
 from redis.retry import Retry
+from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from scorequeue.address import read_address
-from scorequeue.bells import ENOUGH_BELLS, ID, bell_message
 from scorequeue.errors import ProtocolTooNewError, RedisRefusedError, RedisUnavailableError
-from scorequeue.jobs import Lane
-from scorequeue.keys import FIRST_FORMAT, PROTOCOL
-from scorequeue.records import DEFAULT_LEASE_MS, SUSPECT_DEATHS
+from scorequeue.keys import PROTOCOL
+from scorequeue.records import AWAKE_MS, DEFAULT_LEASE_MS, MOST_WAKE_UPS
 from scorequeue.refusals import meaning_of, translated
 
 SOCKET_TIMEOUT_S = 3.0
@@ -41,6 +40,13 @@ OLDEST_REDIS = (6, 2)
 OLDEST_WAITAOF = (7, 2)
 """From here on a server can say that what was written is on its disk."""
 
+_TIMEOUTS: dict[str, Any] = {
+    "socket_timeout": SOCKET_TIMEOUT_S,
+    "socket_connect_timeout": SOCKET_TIMEOUT_S,
+    "retry": Retry(NoBackoff(), 0),
+    "retry_on_error": [],
+}
+
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 
@@ -48,15 +54,9 @@ T = TypeVar("T")
 Arg = str | int | float | bytes
 
 
-# Lua's long brackets take anything but "]=]", which is no part of a JSON message.
-_CONSTANTS = "\n".join(
-    [
-        f"local PROTOCOL, ENOUGH_BELLS, BELL_ID = {PROTOCOL}, {ENOUGH_BELLS}, '{ID}'",
-        f"local DEFAULT_LEASE_MS, SUSPECT_DEATHS = {DEFAULT_LEASE_MS}, {SUSPECT_DEATHS}",
-        f"local FIRST_FORMAT = '{FIRST_FORMAT}'",
-        "local BELLS = {" + ", ".join(f"{lane} = [=[{bell_message(lane)}]=]" for lane in Lane) + "}",
-    ]
-)
+_CONSTANTS = f"""\
+local PROTOCOL, DEFAULT_LEASE_MS, MOST_WAKE_UPS, AWAKE_MS = {PROTOCOL}, {DEFAULT_LEASE_MS}, {MOST_WAKE_UPS}, {AWAKE_MS}
+"""
 
 
 class Script:
@@ -71,21 +71,23 @@ class Script:
         self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
-def connect(url: str) -> redis.Redis:
+def connect(url: str, **options: Any) -> redis.Redis:
     """Return a client with short time-outs and no retries of its own.
+
+    Args:
+        url: Address of Redis.
+        options: What redis-py's connections are made with besides.
 
     Raises:
         RedisUnavailableError: The address cannot be read.
     """
     address = read_address(url)
     keepalive = {} if "path" in address.options else {"socket_keepalive": True}
-    pool = redis.ConnectionPool(
-        **address.options | keepalive,
-        socket_timeout=SOCKET_TIMEOUT_S,
-        socket_connect_timeout=SOCKET_TIMEOUT_S,
-        retry=Retry(NoBackoff(), 0),
-        retry_on_error=[],
-    )
+    how = address.options | keepalive | _TIMEOUTS | options
+    if not address.sentinels:
+        return redis.Redis.from_pool(redis.ConnectionPool(**how))
+    sentinel = Sentinel(address.sentinels, sentinel_kwargs=_TIMEOUTS)  # type: ignore[no-untyped-call]
+    pool = SentinelConnectionPool(address.master, sentinel, **how)  # type: ignore[no-untyped-call]
     return redis.Redis.from_pool(pool)
 
 
@@ -172,8 +174,13 @@ class ScriptRunner:
                     raise answer
         return answers[1:]
 
-    def repeat(self, action: Callable[[], T]) -> T:
-        """Repeat an action that may happen twice while Redis cannot be reached, within the patience."""
+    def repeat(self, action: Callable[[], T], *, after: type[RedisUnavailableError] = RedisUnavailableError) -> T:
+        """Repeat an action that may happen twice while Redis cannot be reached, within the patience.
+
+        Args:
+            action: What to do.
+            after: Errors after which it is repeated.
+        """
         give_up_at = min(time.monotonic() + self.patience_s, self.give_up_at)
         pause_s = _FIRST_PAUSE_S
         is_told = False
@@ -182,7 +189,7 @@ class ScriptRunner:
                 answer = action()
             except (RedisRefusedError, ProtocolTooNewError):
                 raise
-            except RedisUnavailableError as exc:
+            except after as exc:
                 if time.monotonic() + pause_s > give_up_at:
                     raise
                 if self._on_outage is not None and not is_told:

@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
 
     redis_url: str = Field(default_factory=lambda: default_redis_url())
-    """redis:// or rediss:// address; else that of the embedded Redis, else the local default port."""
+    """Address of Redis (docs/redis.md); else that of the embedded one, else the local default port."""
 
     namespace: str = Field(default="scorequeue", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     """Prefix and hash tag of every key: separate namespaces share a Redis without meeting."""
@@ -82,7 +82,7 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _check_scheme(cls, url: str) -> str:
-        if not url.startswith(("redis://", "rediss://", "unix://")):
+        if not url.startswith(("redis://", "rediss://", "unix://", "sentinel://")):
             raise ValueError(f"expected an address like redis://host:6379/0, got {mask_url(url)}")
         return url
 

@@ -49,4 +49,4 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
         return disk
 
     yield mount
-    subprocess.run(["umount", disk], capture_output=True)
+    subprocess.run(["umount", "-l", disk], capture_output=True)

@@ -83,9 +83,9 @@ class WorkerProcess:
                 stderr=log,
             )
 
-    def wait_until_ready(self) -> Self:
+    def wait_until_ready(self, timeout_s: float = READY_TIMEOUT_S) -> Self:
         """Wait until the ledger lists it as live."""
-        until(self._is_listed, timeout_s=READY_TIMEOUT_S, what=f"a ready worker ({self.log})")
+        until(self._is_listed, timeout_s=timeout_s, what=f"a ready worker ({self.log})")
         return self
 
     def kill(self) -> None:

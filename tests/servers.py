@@ -65,13 +65,15 @@ class RedisServer:
         """Return the address for a user."""
         return f"redis://{user}:{quote(password, safe='')}@127.0.0.1:{self.port}/0"
 
-    def start(self) -> None:
-        """Start it on its file, and wait until it answers."""
+    def start(self, *, wait: bool = True) -> None:
+        """Start it on its file, and wait until it answers, unless told not to."""
         command = [server_binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
         command += ["--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction", *self._options]
         log = (self.folder / "redis.log").open("ab")
         with log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        if not wait:
+            return
         give_up_at = time.monotonic() + START_TIMEOUT_S
         with redis.Redis.from_url(self.url, retry=None) as client:
             while time.monotonic() < give_up_at:

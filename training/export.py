@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+import scorequeue
 from training.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-PACKAGES = ("scorequeue", "torch", "transformers", "tokenizers", "safetensors")
-"""What every version is written with."""
+PACKAGES = ("torch", "transformers", "tokenizers", "safetensors")
+"""What every version is written with, beside ourselves."""
 
 LENGTH_SETTINGS = ("max_length", "pad_to_multiple_of", "stride", "truncation", "truncation_strategy", "padding")
 """Keys of tokenizer_config.json that repeat a padding or truncation which tokenizer.json no longer has."""
@@ -67,7 +68,8 @@ def _write_json(file: Path, content: dict[str, object]) -> None:
 
 def read_packages(*others: str) -> dict[str, str]:
     """Versions of the packages that a version is written with, and of these others."""
-    return {name: importlib.metadata.version(name) for name in (*PACKAGES, *others)}
+    packages = {name: importlib.metadata.version(name) for name in (*PACKAGES, *others)}
+    return {"scorequeue": scorequeue.__version__} | packages  # a source tree that is not installed has no metadata
 
 
 def read_git_commit() -> str | None:

@@ -32,6 +32,9 @@ from training.quiet import quiet_libraries
 from training.runs import Run, RunRecord, describe_settings
 from training.trainer import choose_precision, make_trainer, run_trainer
 
+REST_BYTES = 10_000_000
+"""Room for what a version has beside its weights: tokenizer, judged rows, report."""
+
 log = logging.getLogger(__name__)
 
 
@@ -72,7 +75,7 @@ def fit(config: FitConfig, *, resume: Run | None = None, console: Console | None
         VersionNotFoundError: Nothing is current to start from.
         VerificationError: The base model's weights are not the published ones, or the current version is damaged.
         DivergedError: The loss is no number any more.
-        InternalError: A checkpoint or the version cannot be written.
+        InternalError: A checkpoint or the version cannot be written; the registry is looked at before the first epoch.
         KeyboardInterrupt: Interrupted; nothing was published. Its text says how to go on.
     """
     started_at = datetime.now(UTC)
@@ -90,6 +93,8 @@ def fit(config: FitConfig, *, resume: Run | None = None, console: Console | None
             figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
             version = None
         else:
+            weights = sum(value.nbytes for value in parts.module.model.state_dict().values())
+            Registry(config.registry).check_room(weights + REST_BYTES)
             with open_run(config, parts, resume=resume) as run:
                 train(run, config, data=parts.data, module=parts.module, recorder=recorder, callbacks=callbacks)
                 version, judged = publish(config, parts, run=run, curves=recorder.curves)

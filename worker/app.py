@@ -1,7 +1,10 @@
-"""The Celery side of a worker: one reason beside each setting, and the signal handlers.
+"""The Celery application: one reason beside each setting, how the worker's process uses it, and ``app`` itself.
 
-Celery does what it is good at here: it delivers bells, runs the pumps in its pool's threads, answers remote control and
-shuts down. Everything that must not be lost is the ledger's.
+Celery does what it is good at: it delivers wake-ups, runs the feeders in its pool's threads, shows and controls the
+workers, and shuts them down. Everything that must not be lost is the ledger's.
+
+``celery -A worker.app inspect|status|control|events`` and Flower use ``app``, which is made from the environment when
+it is first asked for. ``worker start`` makes its own from its options.
 """
 
 from __future__ import annotations
@@ -9,136 +12,178 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
+import click
 from celery import Celery
-from celery.apps.worker import install_cry_handler
-from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
+from celery.apps.worker import Worker, install_cry_handler
+from celery.exceptions import SecurityWarning
 from celery.worker import state as celery_state
-from celery.worker.consumer.connection import Connection as ConnectionStep
 from kombu.transport.redis import Channel
 
-from scorequeue.bells import SCORE_TASK
 from scorequeue.jobs import Lane
-from scorequeue.keys import PROTOCOL
-from worker.broker import make_app
+from scorequeue.queue import SCORE_TASK, make_app
 from worker.settings import WorkerSettings
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 """SIGHUP is among them because Celery's own answer is to start itself anew, beside the terminal that has gone."""
 
 SPARE_THREADS = 1
-"""A bell that finds its pump running needs a thread for a moment, to say so."""
+"""A wake-up that finds its feeder running needs a thread for a moment, to say so."""
+
+EVENT_HEARTBEAT_S = 10.0
+"""Seconds between the heartbeats that monitors see; with Celery's own 2 s they were a fifth of all idle commands."""
 
 
-def make_worker_app(settings: WorkerSettings, score: Callable[[Lane, int], None]) -> Celery:
+def make_worker_app(settings: WorkerSettings, score: Callable[[Lane], None]) -> Celery:
     """Return the application with the task ``score(lane)``.
 
     Args:
         settings: The worker's.
-        score: Called with the lane and the bell's protocol number.
+        score: Called with the lane of a wake-up.
     """
     app = make_app(settings)
+    # At a lost connection kombu would write the wake-ups that it holds into a file in /tmp, and report an emergency.
+    Channel.do_restore = False
     app.conf.update(
-        # A bell is not the record: acknowledged early, it costs no bookkeeping, and none is redelivered.
+        # A wake-up is not the record: acknowledged early, it costs no bookkeeping, and none is redelivered.
         task_acks_late=False,
-        # A queue's outage is no reason to end: ask for ever, the supervisor decides otherwise.
+        # An outage of Redis is no reason to end: Celery asks for ever, the supervisor decides otherwise.
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        # Pumps hold their leases through an outage; losing the connection must not cancel them.
+        # A Redis that refuses a command (a failover, a full disk) is an outage too, and needs a pause between tries;
+        # so does a malformed message, which would end the worker (celery/celery#7975).
+        broker_channel_error_retry=True,
+        worker_consumer="worker.consumer:PatientConsumer",
+        # Feeders keep their leases through an outage; losing the connection must not cancel them.
         worker_cancel_long_running_tasks_on_connection_loss=False,
         # Prints and logs stay ours.
         worker_redirect_stdouts=False,
         worker_hijack_root_logger=False,
-        # Nobody listens to events unless a monitor asks for them.
-        worker_send_task_events=False,
+        # Flower and `celery events` list tasks with their runtimes; without a monitor an event is one PUBLISH.
+        worker_send_task_events=True,
         # The first signal drains through our own handler.
         worker_soft_shutdown_timeout=0,
     )
 
-    # At a lost connection kombu would write bells that it fetched into a file in /tmp, and cry emergency over them.
-    Channel.do_restore = False
-
-    # `celery inspect stats`, and Flower with it, would show how the broker is reached, the password of a TLS key too.
-    ConnectionStep.info = _say_broker
-
     @app.task(name=SCORE_TASK, ignore_result=True)  # type: ignore[untyped-decorator]
-    def score_lane(lane: str, protocol: int = PROTOCOL) -> None:
-        score(Lane(lane), protocol)
+    def score_lane(lane: str) -> None:
+        score(Lane(lane))
 
     return app
 
 
 class CeleryWorker:
-    """Celery's worker in this process: it listens for bells until it is told to stop.
+    """Celery's worker in this process: it waits for wake-ups until it is told to stop.
 
     Args:
         app: Made by ``make_worker_app``.
         settings: The worker's.
         worker_id: Random for each start, because host name and pid repeat in containers.
-        on_stop: Called with the number of each of ``STOP_SIGNALS`` inside the signal handler: it may set events and
+        stopping: Set when Celery begins to stop, whatever the reason.
+        on_signal: Called with the number of each of ``STOP_SIGNALS`` inside the signal handler: it may set events and
             nothing else (no Redis, no lock).
     """
 
     def __init__(
-        self, app: Celery, settings: WorkerSettings, *, worker_id: str, on_stop: Callable[[int], None]
+        self,
+        app: Celery,
+        settings: WorkerSettings,
+        *,
+        worker_id: str,
+        stopping: threading.Event,
+        on_signal: Callable[[int], None],
     ) -> None:
-        self.threads = len(settings.lanes) + SPARE_THREADS
         self._app = app
         self._settings = settings
         self._worker_id = worker_id
-        self._on_stop = on_stop
-        self._worker: Any = None
+        self._stopping = stopping
+        self._on_signal = on_signal
 
     def run(self) -> int:
-        """Serve bells. Returns Celery's exit code."""
+        """Serve wake-ups. Returns Celery's exit code."""
         # It warns of running as root because pickled messages could run code; ours are JSON, and nothing else is
         # accepted.
         warnings.filterwarnings("ignore", category=SecurityWarning)
-        # It warns at each lost connection of a default that is not ours.
-        warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
-        _install_handlers(self._on_stop)
-        self._worker = self._app.Worker(
-            hostname=f"scorequeue-{self._worker_id}@{socket.gethostname()}",
+        install_stop_handlers(self._on_signal)
+        worker = ScoreWorker(
+            app=self._app,
+            # Readable in Flower; the worker's id makes it unique where host names repeat.
+            hostname=f"scorequeue-{self._worker_id[:6]}@{socket.gethostname()}",
             pool="threads",
-            concurrency=self.threads,
+            concurrency=len(self._settings.lanes) + SPARE_THREADS,
             queues=[lane.value for lane in self._settings.lanes],
             loglevel="WARNING",
             quiet=True,  # no banner: the log's first line says what runs here
-            # Who is alive is the ledger's to say.
+            # Workers need not know of each other: the ledger says who is alive.
             without_gossip=True,
+            # There are no revoked tasks to learn from others; asking takes a second of the start.
             without_mingle=True,
-            without_heartbeat=True,
+            # Flower and `celery events` take a worker without heartbeats for dead.
+            without_heartbeat=False,
+            heartbeat_interval=EVENT_HEARTBEAT_S,
+            stopping=self._stopping,
+            on_signal=self._on_signal,
         )
-        # Its own handlers would be in force while it starts: a cold shutdown that does not work with the threads pool,
-        # and a SIGHUP that starts it anew. The one that logs all stacks (SIGUSR1) is welcome.
-        self._worker.install_platform_tweaks = lambda worker: install_cry_handler()
-        self._worker.start()
-        return int(self._worker.exitcode or 0)
-
-    def restart_consumer(self) -> None:
-        """Make Celery connect anew, from any thread; what runs in its threads goes on."""
-
-        def lose_connection() -> None:
-            raise ConnectionError("the consumer is deaf; it connects anew")
-
-        if self._worker is not None and self._worker.consumer is not None:
-            self._worker.consumer.call_soon(lose_connection)
+        worker.start()
+        return int(worker.exitcode or 0)
 
 
-def _say_broker(step: ConnectionStep, consumer: Any) -> dict[str, Any]:
-    """Return what remote control may know of the broker: its address, which kombu masks."""
-    return {"broker": {"address": consumer.connection.as_uri() if consumer.connection else None}}
+class ScoreWorker(Worker):  # type: ignore[misc]
+    """Celery's worker program, with our answer to signals, and a drain however its end begins."""
+
+    def on_before_init(self, *, stopping: threading.Event, on_signal: Callable[[int], None], **kwargs: Any) -> None:
+        """Keep what ``CeleryWorker`` passes."""
+        self._stopping = stopping
+        self._on_signal = on_signal
+        super().on_before_init(**kwargs)
+
+    def install_platform_tweaks(self, worker: Worker) -> None:
+        """Keep our handlers, which Celery would replace while it starts.
+
+        Its own begin a cold shutdown that does not work with the threads pool, and start the process anew at SIGHUP.
+        The one that logs all stacks (SIGUSR1) is welcome.
+        """
+        install_stop_handlers(self._on_signal)
+        install_cry_handler()
+
+    def stop(self, in_sighandler: bool = False, exitcode: int | None = None) -> None:
+        """Drain: Celery waits here for the feeders, which end when they are told to (``control shutdown``)."""
+        self._stopping.set()
+        super().stop(in_sighandler, exitcode)
+
+    def stats(self) -> dict[str, Any]:
+        """Return what ``inspect stats`` shows, with the masked address alone of how the broker is reached.
+
+        Celery shows the password of a TLS key, and that of an address with a socket (celery/celery#9563).
+        """
+        shown: dict[str, Any] = super().stats()
+        return shown | {"broker": {"address": self.app.connection_for_read().as_uri()}}
 
 
-def _install_handlers(on_stop: Callable[[int], None]) -> None:
+def install_stop_handlers(on_signal: Callable[[int], None]) -> None:
     """Stop Celery's loop and ours with one signal, also while Celery still starts."""
 
     def handle(signum: int, frame: Any) -> None:
-        celery_state.should_stop = os.EX_OK
-        on_stop(signum)
+        celery_state.should_stop = os.EX_OK  # what Celery's own handler of SIGTERM does
+        on_signal(signum)
 
     for signum in STOP_SIGNALS:
         signal.signal(signum, handle)
+
+
+def _refuse(*_: Any, **__: Any) -> NoReturn:
+    raise click.UsageError("start a worker with: worker start (it loads and checks the model before it takes work)")
+
+
+def __getattr__(name: str) -> Any:
+    """Make ``app`` from the environment when ``celery -A worker.app`` or Flower asks for it."""
+    if name != "app":
+        raise AttributeError(f"module 'worker.app' has no attribute {name!r}")
+    app = make_worker_app(WorkerSettings.load(), _refuse)
+    app.Worker = _refuse
+    globals()["app"] = app
+    return app

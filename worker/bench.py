@@ -6,10 +6,9 @@ sweep finds. Scores are compared with those of torch in float32.
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import os
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,18 +16,24 @@ from typing import Any
 
 import numpy as np
 
-from scorequeue.errors import InputError, MissingExtraError, ScorequeueError, UsageError
+from scorequeue.errors import InputError, ScorequeueError, UsageError
 from scorequeue.registry import Registry
-from worker.backends import DeviceFullError, Scores, pad_rows
+from worker.backends import DeviceFullError, Encodings, Scores, pad_rows
 from worker.batching import plan_batches
 from worker.cpu import has_native_bfloat16
 from worker.device.loading import LoadedModel, load_model
-from worker.device.sweep import Point, budget_key, keep, measure
+from worker.device.sweep import Point, budget_key, choose, keep, measure
 from worker.scorer import MAX_ROWS
 from worker.settings import WorkerSettings
 
 LEAST_ROWS = 2_048
 """Rows that are scored for the speed: sentences are repeated until there are so many."""
+
+BATCHES = 12
+"""Full batches that a pass has at least: with fewer, rows of many lengths would have to share one."""
+
+MEASURED_S = 2.0
+"""Seconds that are measured, after a pass that is not: a device's first batch of a shape takes longer."""
 
 REFERENCE = ("torch", "float32")
 
@@ -145,59 +150,6 @@ def read_sentences(path: Path) -> list[str]:
     return lines
 
 
-def check_plot(path: Path) -> None:
-    """Find out whether ``draw`` can draw there: measuring takes minutes.
-
-    Raises:
-        InputError: There is no such folder, or nothing can be written there.
-        MissingExtraError: matplotlib is not installed.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MissingExtraError('a plot needs matplotlib; run: pip install "scorequeue[bench]"')
-    folder = path.absolute().parent
-    if path.is_dir() or not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
-        raise InputError(
-            f"expected a file to draw into, got {path}; name one in a folder that exists and can be written"
-        )
-
-
-def draw(results: Sequence[Measured], path: Path) -> None:
-    """Draw tokens/s against the budget as a PNG.
-
-    Raises:
-        InputError: It cannot be written.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    for result in results:
-        if not result.points:
-            continue
-        budgets = [point.token_budget for point in result.points]
-        (line,) = axes.plot(
-            budgets,
-            [point.tokens_per_s for point in result.points],
-            marker="o",
-            ms=4,
-            label=f"{result.backend} {result.dtype}",
-        )
-        chosen = [point for point in result.points if point.token_budget == result.token_budget]
-        axes.plot(
-            [point.token_budget for point in chosen], [point.tokens_per_s for point in chosen],
-            marker="o", ms=11, mfc="none", mec=line.get_color(), ls="none",
-        )  # fmt: skip
-    axes.set_xscale("log", base=2)
-    axes.set_ylim(bottom=0)
-    axes.set(xlabel="padded tokens in a batch (circle: the budget that is taken)", ylabel="tokens a second")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    try:
-        figure.savefig(path, dpi=150, format="png")
-    except OSError as error:
-        raise InputError(f"expected to draw into {path}, got: {error}; name another file with --plot") from error
-
-
 def table_of(results: Sequence[Measured]) -> str:
     """Return what was measured as aligned lines: a line for each way, then the curve of the fastest one."""
     head = ("backend", "dtype", "budget", "rows/s", "tokens/s", "padding", "other labels", "largest difference")
@@ -234,28 +186,32 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
-def score_all(model: LoadedModel, texts: Sequence[str], *, budget: int) -> tuple[Scores, int, int]:
-    """Score texts as the worker does: sorted, by budget, as many batches in flight as the device takes.
+def score_all(model: LoadedModel, rows: Encodings, *, budget: int) -> tuple[Scores, int]:
+    """Score rows as the worker does: sorted, by budget, as many batches in flight as the device takes.
 
     Returns:
-        Scores float32 (texts, labels), tokens, and tokens with padding.
+        Scores float32 (rows, labels), and tokens with padding.
     """
-    rows = model.tokenizer.encode(texts)
     scores = np.empty((rows.rows, len(model.labels)), np.float32)
     padded_tokens = 0
-    flights: list[tuple[Any, Any]] = []
+    flights: deque[tuple[Any, Any]] = deque()
     for batch in plan_batches(rows.lengths, token_budget=budget, max_rows=MAX_ROWS):
+        width = min(batch.width, model.tokenizer.max_length)
         padded = pad_rows(
-            rows.token_ids, rows.starts[batch.rows], rows.lengths[batch.rows], pad_id=model.tokenizer.pad_id
+            rows.token_ids,
+            rows.starts[batch.rows],
+            rows.lengths[batch.rows],
+            pad_id=model.tokenizer.pad_id,
+            width=width,
         )
         padded_tokens += padded.input_ids.size
         flights.append((batch.rows, model.backend.begin(padded)))
         if len(flights) >= model.backend.depth:
-            at, running = flights.pop(0)
+            at, running = flights.popleft()
             scores[at] = running.scores()
     for at, running in flights:
         scores[at] = running.scores()
-    return scores, int(rows.lengths.sum()), padded_tokens
+    return scores, padded_tokens
 
 
 def _measure_way(
@@ -272,17 +228,23 @@ def _measure_way(
         registry, version, backend=backend, device=settings.device, dtype=dtype, cache_dir=settings.cache_dir
     )
     points = list(measure(model.backend))
-    chosen = keep(points, key=budget_key(model.backend, registry.path(version)), cache_dir=settings.cache_dir)
+    chosen = choose(points)
+    keep(chosen, key=budget_key(model.backend, registry.path(version)), cache_dir=settings.cache_dir)
     return _measure(model, texts, budget=settings.token_budget or chosen, points=points, reference=reference)
 
 
 def _measure(
     model: LoadedModel, texts: Sequence[str], *, budget: int, points: Sequence[Point], reference: Scores | None
 ) -> tuple[Measured, Scores]:
-    many = list(itertools.islice(itertools.cycle(texts), max(LEAST_ROWS, len(texts))))
-    began = time.perf_counter()
-    scores, tokens, padded_tokens = score_all(model, many, budget=budget)
-    took_s = time.perf_counter() - began
+    # As many rows as the worker sorts together while such a device is busy, so that padding is what it will be.
+    least = max(LEAST_ROWS, BATCHES * budget // 16)
+    rows = model.tokenizer.encode(list(itertools.islice(itertools.cycle(texts), max(least, len(texts)))))
+    scores, padded_tokens = score_all(model, rows, budget=budget)  # warms every shape
+    passes, began = 0, time.perf_counter()
+    while (took_s := time.perf_counter() - began) < MEASURED_S or not passes:
+        score_all(model, rows, budget=budget)
+        passes += 1
+    tokens = int(rows.lengths.sum())
     scores = scores[: len(texts)]
     measured = Measured(
         backend=model.backend.name,
@@ -290,8 +252,8 @@ def _measure(
         device=model.backend.device,
         token_budget=budget,
         points=tuple(points),
-        rows_per_s=len(many) / took_s,
-        tokens_per_s=tokens / took_s,
+        rows_per_s=passes * rows.rows / took_s,
+        tokens_per_s=passes * tokens / took_s,
         padding=1 - tokens / padded_tokens,
         flips=None if reference is None else int((scores.argmax(1) != reference.argmax(1)).sum()),
         largest_difference=None if reference is None else float(np.abs(scores - reference).max()),

@@ -94,6 +94,12 @@ def cli() -> None:
 @_model_options
 @_setting("--lanes", help="express,bulk or one of them.")
 @_setting(
+    "--start-timeout",
+    "start_timeout_s",
+    metavar="DURATION",
+    help="Time to wait for a Redis that is away or takes no writes; default: 60s.",
+)
+@_setting(
     "--drain-timeout",
     "drain_timeout_s",
     metavar="DURATION",
@@ -104,7 +110,8 @@ def start(*, local: bool, quiet: bool, **options: Any) -> None:
     r"""Start a worker in the foreground.
 
     It loads the registry's current version, tries it on its golden sentences, and then takes work until it is told to
-    stop. SIGTERM or Ctrl-C drains: the batch on the device is finished, the rest goes back to the queue.
+    stop. A Redis that is away or takes no writes is waited for, at the start for --start-timeout (then it exits with
+    3). SIGTERM or Ctrl-C drains: the batch on the device is finished, the rest goes back to the queue.
 
     \b
     Example:
@@ -162,11 +169,8 @@ def status(*, as_json: bool, quiet: bool, **options: Any) -> None:
 @_model_options
 @click.option("--model-version", metavar="V", help="Version to measure; default: the current one.")
 @click.option("--sentences", type=click.Path(), metavar="FILE", help="A sentence a line; default: the golden ones.")
-@click.option("--plot", type=click.Path(), metavar="FILE", help="Where to draw tokens/s against the budget, as a PNG.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def bench(
-    *, model_version: str | None, sentences: str | None, plot: str | None, as_json: bool, quiet: bool, **options: Any
-) -> None:
+def bench(*, model_version: str | None, sentences: str | None, as_json: bool, quiet: bool, **options: Any) -> None:
     r"""Measure how fast this machine runs a version, and with which backend, dtype and token budget.
 
     Backends are compared with torch in float32: rows a second, labels that differ, the largest difference of a score.
@@ -175,7 +179,7 @@ def bench(
 
     \b
     Example:
-      worker bench --sentences in.txt --plot bench.png
+      worker bench --sentences in.txt
     """
     with _errors():
         from pathlib import Path
@@ -186,8 +190,6 @@ def bench(
         settings = WorkerSettings.load(**options)
         _log(settings, quiet=quiet)
         texts = benching.read_sentences(Path(sentences)) if sentences else []
-        if plot:
-            benching.check_plot(Path(plot))
         results = []
         for result in benching.run_bench(settings, texts, version=model_version):
             results.append(result)
@@ -198,8 +200,6 @@ def bench(
             click.echo(json.dumps([result.to_dict() for result in results], indent=2))
         else:
             click.echo(benching.table_of(results))
-        if plot and any(result.points for result in results):
-            benching.draw(results, Path(plot))
         if all(result.failed is not None for result in results if benching.is_asked_for(result, settings)):
             raise UsageError("expected a way that runs on this machine, got none; the reasons are above")
 

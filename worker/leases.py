@@ -6,7 +6,8 @@ Two threads, so that a slow commit never delays a renewal:
     committer   takes finished chunks as they come, and writes all that wait in one round trip
 
 A lease is ``held`` from the claim until its commit was answered, it was released, or the ledger says it is somebody
-else's. Redis that goes away stops neither thread: both try again until it answers, and the token decides then. What is
+else's. Redis that goes away stops neither thread: the heartbeat tries until it answers, the committer waits for that,
+and the token decides then. What is
 still held when the worker goes is given back for as long as its time allows: a lease that runs out counts as a death.
 """
 
@@ -26,6 +27,7 @@ from scorequeue.ledger import Ledger
 from scorequeue.logs import fields
 from scorequeue.records import Commit, Lease
 from worker.finished import Finished, tell_unwanted
+from worker.outages import FIRST_PAUSE_S, Outage
 
 COMMITS_AT_ONCE = 64
 """Most chunks in one round trip: about a megabyte of results at 256 rows a chunk."""
@@ -34,9 +36,7 @@ MOST_UNCOMMITTED = 8 * COMMITS_AT_ONCE
 """Scored chunks that wait for the committer above which nothing more should be claimed."""
 
 RELEASE_S = 1.0
-"""Seconds that a release is tried by a pump, which has other chunks to look after."""
-
-_RETRY_S = 0.25
+"""Seconds that a release is tried by a feeder, which has other chunks to look after."""
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,8 @@ class LeaseKeeper:
         self._changed = threading.Condition(self._lock)
         self._stopping = threading.Event()
         self._beat_now = threading.Event()
-        self._is_reachable = True
+        self._outage = Outage()
+        self._moved_at = 0.0
         self._has_failed = False
         self._heartbeat = threading.Thread(target=self._guard, args=(self._beat_on,), name="heartbeat", daemon=True)
         self._committer = threading.Thread(target=self._guard, args=(self._write,), name="committer", daemon=True)
@@ -88,41 +89,51 @@ class LeaseKeeper:
         return len(self._held)
 
     @property
+    def moved_at(self) -> float:
+        """When a chunk was last claimed or scored, on the monotonic clock; 0 before the first."""
+        return self._moved_at
+
+    @property
     def is_behind(self) -> bool:
         """Whether so many scored chunks wait for Redis that nothing more should be claimed."""
         return len(self._finished) > MOST_UNCOMMITTED
 
     @property
     def is_reachable(self) -> bool:
-        """Whether Redis answered the last time."""
-        return self._is_reachable
+        """Whether Redis answered the last time, and took writes."""
+        return not self._outage.is_on
 
     def start(self) -> None:
-        """Say hello, and start both threads.
-
-        Raises:
-            RedisUnavailableError: Redis cannot be reached.
-        """
-        first = self._ledger.renew(self._worker_id, self._about(), self._lanes, [], is_first=True)
-        self._ledger_name = first.ledger_name
+        """Say hello, and start both threads; if Redis is away just now, they say it when it is back."""
+        self._try_beat()
         self._heartbeat.start()
         self._committer.start()
 
     def hold(self, leases: Iterable[Lease]) -> None:
         """Renew these from now on."""
+        claimed = list(leases)
+        if not claimed:  # no sign that anything moves
+            return
         with self._lock:
-            self._held.update(leases)
+            self._held.update(claimed)
+            self._moved_at = time.monotonic()
 
-    def give_up_claim(self, token: str) -> None:
-        """Give back, when Redis answers, what a claim without an answer has leased."""
+    def give_up_claim(self, token: str, error: RedisUnavailableError) -> None:
+        """Give back, when Redis answers, what a claim without an answer has leased.
+
+        Args:
+            token: The claim's.
+            error: Why there was no answer.
+        """
         with self._lock:
             self._unanswered.append(token)
-        self._beat_now.set()
+        self._note_outage(error)
 
     def finish(self, finished: Finished) -> None:
         """Commit a scored chunk soon. Never blocks: the scorer calls it."""
         with self._changed:
             self._finished.append(finished)
+            self._moved_at = time.monotonic()
             self._changed.notify()
 
     def release(self, leases: Iterable[Lease], *, timeout_s: float = RELEASE_S) -> None:
@@ -188,18 +199,21 @@ class LeaseKeeper:
     def _beat_on(self) -> None:
         pause_s = self._ledger.lease_ms / 3000
         while True:
-            self._beat_now.wait(pause_s if self._is_reachable else _RETRY_S)
+            self._beat_now.wait(self._outage.pause_s if self._outage.is_on else pause_s)
             self._beat_now.clear()
             if self._stopping.is_set():
                 return
-            try:
-                self._beat()
-            except ProtocolTooNewError:
-                raise
-            except RedisUnavailableError as exc:
-                self._note_reachable(False, exc)
-            else:
-                self._note_reachable(True)
+            self._try_beat()
+
+    def _try_beat(self) -> None:
+        try:
+            self._beat()
+        except ProtocolTooNewError:
+            raise
+        except RedisUnavailableError as exc:
+            self._outage.begin(exc)
+        else:
+            self._outage.end()
 
     def _beat(self) -> None:
         self._watch()
@@ -210,7 +224,10 @@ class LeaseKeeper:
             with self._lock:
                 del self._unanswered[: len(unanswered)]
             log.info("claims without an answer went back", extra=fields("claims_voided", leases=released))
-        renewal = self._ledger.renew(self._worker_id, self._about(), self._lanes, held)
+        is_first = not self._ledger_name
+        renewal = self._ledger.renew(self._worker_id, self._about(), self._lanes, held, is_first=is_first)
+        if is_first:
+            self._ledger_name = renewal.ledger_name
         if renewal.ledger_name != self._ledger_name:
             facts = fields("ledger_replaced", lost=len(renewal.lost))
             log.warning("Redis was emptied or replaced; its jobs are gone, new ones are served", extra=facts)
@@ -252,28 +269,20 @@ class LeaseKeeper:
     def _commit(self, commits: list[Commit]) -> list[str] | None:
         """Commit until Redis answers; None when the worker is stopped first, which then gives the leases back."""
         while not self._stopping.is_set():
-            try:
-                outcomes = self._ledger.commit(commits)
-            except ProtocolTooNewError:
-                raise
-            except RedisUnavailableError as exc:
-                self._note_reachable(False, exc)
-                self._stopping.wait(_RETRY_S)
-                continue
-            self._note_reachable(True)
-            return outcomes
+            if not self._outage.is_on:
+                try:
+                    return self._ledger.commit(commits)
+                except ProtocolTooNewError:
+                    raise
+                except RedisUnavailableError as exc:
+                    self._note_outage(exc)
+            self._stopping.wait(FIRST_PAUSE_S)
         return None
 
-    def _note_reachable(self, is_reachable: bool, error: Exception | None = None) -> None:
-        if is_reachable != self._is_reachable:
-            with self._changed:
-                self._is_reachable = is_reachable
-                self._changed.notify_all()
-            if is_reachable:
-                log.info("Redis is back", extra=fields("redis_back"))
-            else:
-                facts = fields("redis_away", error=str(error))
-                log.warning("Redis is away; scores are kept until it answers", extra=facts)
+    def _note_outage(self, error: RedisUnavailableError) -> None:
+        """Stop claims and commits until the next heartbeat gets through."""
+        self._outage.begin(error)
+        self._beat_now.set()
 
 
 def _left_s(give_up_at: float) -> float:

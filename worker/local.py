@@ -2,11 +2,11 @@
 
     absent -> running     the first to ask starts it, and writes its url and pid to .scorequeue/local.json
     running -> running    others join it; each user holds a shared lock on local.lock
-    running -> absent     the last user to leave stops it; its append-only file stays, and so do the jobs
+    running -> absent     when no user holds the lock any more, however the last one ended, its guard (local_guard.py)
+                          stops it; its append-only file stays, and so do the jobs
 
-A second lock, local.turn, is held only while somebody looks, starts or stops. A user that is killed leaves the server
-running; the next one joins it. Two servers on one append-only file would ruin it, so a server that lives and does not
-answer is waited for, never replaced.
+A second lock, local.turn, is held only while somebody looks or starts. Two servers on one append-only file would ruin
+it, so a server that lives and does not answer is waited for, never replaced.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import fcntl
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,11 +46,10 @@ class LocalRedis:
         self.folder = folder.absolute()
         self.url = ""
         self._lock: IO[str] | None = None
-        self._server: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.folder / "local.lock").open("a")
+        self._lock = self._lock_file.open("a")
         try:
             with self._turn():
                 fcntl.flock(self._lock, fcntl.LOCK_SH)
@@ -64,12 +63,7 @@ class LocalRedis:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._lock is not None
-        with self._turn(), self._lock:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return  # somebody else still uses it
-            self._stop()
+        self._lock.close()
 
     def _running_url(self) -> str | None:
         """Return the address of our server, once it answers; None when there is none.
@@ -100,36 +94,21 @@ class LocalRedis:
         command = [_server_binary(), "--bind", "127.0.0.1", "--port", str(port), "--dir", str(self.folder)]
         command += ["--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction"]
         command += ["--lazyfree-lazy-expire", "yes", "--logfile", str(log_file)]
-        # A session of its own: Ctrl-C at the terminal goes to the worker, which then stops the server in order.
-        server = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        code = Path(__file__).with_name("local_guard.py")
+        guard = [sys.executable, "-I", str(code), str(self._lock_file), str(self._note), *command]
+        # It outlives this object, and us where others have joined. A session of its own: Ctrl-C at the terminal goes to
+        # the worker, which lets go of the server when it has drained.
+        guard_pid = os.posix_spawn(sys.executable, guard, os.environ, setsid=True)
         url = f"redis://127.0.0.1:{port}/0"
         give_up_at = time.monotonic() + START_TIMEOUT_S
-        try:
-            while not _answers(url):
-                if server.poll() is not None or time.monotonic() > give_up_at:
-                    raise RedisUnavailableError(f"expected the embedded Redis to start, and it did not; see {log_file}")
-                time.sleep(_POLL_S)
-        except BaseException:  # told to stop meanwhile, too
-            server.kill()
-            raise
-        self._server = server
+        while (pid := _pid_of(url)) is None:
+            if os.waitpid(guard_pid, os.WNOHANG) != (0, 0) or time.monotonic() > give_up_at:
+                raise RedisUnavailableError(f"expected the embedded Redis to start, and it did not; see {log_file}")
+            time.sleep(_POLL_S)
         aside = self._note.with_suffix(".tmp")
-        aside.write_text(json.dumps({"url": url, "pid": server.pid}) + "\n")
+        aside.write_text(json.dumps({"url": url, "pid": pid}) + "\n")
         aside.replace(self._note)
         return url
-
-    def _stop(self) -> None:
-        noted = self._read_note()
-        if noted is None or self._who_answers(*noted) != "ours":
-            return  # nothing of ours runs there
-        url, pid = noted
-        self._note.unlink(missing_ok=True)
-        os.kill(pid, signal.SIGTERM)
-        give_up_at = time.monotonic() + START_TIMEOUT_S
-        while _answers(url) and time.monotonic() < give_up_at:
-            time.sleep(_POLL_S)
-        if self._server is not None:
-            self._server.wait(START_TIMEOUT_S)
 
     def _read_note(self) -> tuple[str, int] | None:
         """Return url and pid as they were noted at the server's start."""
@@ -151,10 +130,14 @@ class LocalRedis:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """One at a time looks, starts or stops."""
+        """One at a time looks or starts."""
         with (self.folder / "local.turn").open("a") as turn:
             fcntl.flock(turn, fcntl.LOCK_EX)
             yield
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.folder / "local.lock"
 
     @property
     def _note(self) -> Path:
@@ -195,9 +178,10 @@ def _is_redis_process(pid: int) -> bool:
     return True
 
 
-def _answers(url: str) -> bool:
+def _pid_of(url: str) -> int | None:
+    """Return the process id of the server that answers there; None while none does."""
     try:
         with redis.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1) as client:
-            return bool(client.ping())
+            return int(client.info("server")["process_id"])
     except redis.exceptions.RedisError:
-        return False
+        return None

@@ -1,8 +1,9 @@
 """One worker from start to end: what is built in which order, and what is let go of in which.
 
     starting    Redis is reached, the checkpoint is verified, loaded and tried; nothing is claimed before
-    serving     Celery runs the pumps, the lookout does when bells are lost
-    draining    first SIGTERM: no more claims, the batch on the device is finished and committed, the rest goes back
+    serving     Celery runs the feeders, the poller does when wake-ups are lost
+    draining    first SIGTERM, or `celery control shutdown`: no more claims, the batch on the device is finished and
+                committed, the rest goes back
     ended       0 after a drain in time; 1 when the device is sick or stuck, or a part failed: the supervisor should
                 start anew; 3 when a newer Scorequeue serves the namespace
 
@@ -27,21 +28,20 @@ from typing import Any, cast
 from scorequeue import __version__
 from scorequeue.errors import ExitCode, ProtocolTooNewError
 from scorequeue.jobs import Lane
-from scorequeue.keys import PROTOCOL
-from scorequeue.ledger import Ledger
 from scorequeue.logs import fields
+from scorequeue.queue import WakeUps
 from scorequeue.records import Lease
 from scorequeue.registry import Registry
 from worker.app import STOP_SIGNALS, CeleryWorker, make_worker_app
-from worker.broker import Bells
 from worker.device.messages import LoadRequest
 from worker.device.process import DeviceProcess
 from worker.leases import LeaseKeeper
-from worker.lookout import Lookout
+from worker.poller import Poller
 from worker.room import Room
 from worker.scorer import Scorer
 from worker.settings import WorkerSettings
-from worker.tasks import Pump
+from worker.startup import reach_ledger, warn_of_surroundings
+from worker.tasks import Feeder
 from worker.tokenizing import TokenizerFiles, TokenizerPool
 from worker.versions import Versions
 
@@ -50,6 +50,10 @@ PATIENCE_S = 1.0
 
 GIVE_BACK_S = 2.0
 """Seconds of a drain that are kept for giving leases back, a quarter of it at most."""
+
+SWITCH_S = 0.001
+"""Seconds after which a thread lets another one have the interpreter. A lone sentence changes threads about ten times
+on its way, and beside threads that read bulk chunks it would wait for Python's 5 ms each time."""
 
 STUCK_AFTER_S = 60.0
 """Seconds after which a tokenizer that has not returned counts as hung."""
@@ -73,7 +77,7 @@ class Service:
         self._failure: BaseException | None = None
         self._celery_status = 0
 
-        self._ledger = Ledger.connect(settings, patience_s=PATIENCE_S)
+        self._ledger = reach_ledger(settings, patience_s=PATIENCE_S, timeout_s=settings.start_timeout_s)
         self._registry = Registry(settings.registry)
         self._keeper = LeaseKeeper(
             self._ledger,
@@ -92,10 +96,12 @@ class Service:
             release=self._keeper.release,
         )
         loaded = self._versions.load_first()
+        warn_of_surroundings(self._ledger, current=self._versions.current.version)
         self._tokenizers = TokenizerPool(in_processes=loaded.is_fast, on_fatal=self._fail)
-        bells = Bells(settings)
-        self._pumps = {
-            lane: Pump(
+        app = make_worker_app(settings, self._score)
+        wake_ups = WakeUps(settings, app=app)
+        self._feeders = {
+            lane: Feeder(
                 lane,
                 worker_id=self.worker_id,
                 ledger=self._ledger,
@@ -103,14 +109,23 @@ class Service:
                 versions=self._versions,
                 room=self._room,
                 tokenizers=self._tokenizers,
-                bells=bells,
+                wake_ups=wake_ups,
                 stopping=self._stopping,
             )
             for lane in settings.lanes
         }
-        self._lookout = Lookout(list(self._pumps.values()), stopping=self._stopping, on_fatal=self._fail)
-        app = make_worker_app(settings, self._score)
-        self._celery = CeleryWorker(app, settings, worker_id=self.worker_id, on_stop=self._stop)
+        self._poller = Poller(
+            self._ledger,
+            self._feeders,
+            feed=self._score,
+            keeper=self._keeper,
+            versions=self._versions.ready_versions,
+            stopping=self._stopping,
+            on_fatal=self._fail,
+        )
+        self._celery = CeleryWorker(
+            app, settings, worker_id=self.worker_id, stopping=self._stopping, on_signal=self._stop
+        )
 
     def _make_scorer(self, version: str, unmeasured_budget: int | None) -> Scorer:
         settings = self._settings
@@ -142,9 +157,10 @@ class Service:
         """Serve until told to stop. Returns the process's exit status."""
         for signum in STOP_SIGNALS:
             signal.signal(signum, lambda signum, _: self._stop(signum))
+        sys.setswitchinterval(SWITCH_S)
         self._versions.follow()
         self._keeper.start()
-        self._lookout.start()
+        self._poller.start()
         threading.Thread(target=self._drain, name="drain", daemon=True).start()
         log.info("worker is ready", extra=fields("worker_ready", worker=self.worker_id, **self._about()))
 
@@ -157,19 +173,14 @@ class Service:
         self._drained.wait(self._settings.drain_timeout_s + CELERY_GRACE_S)
         return self._exit_status()
 
-    def _score(self, lane: Lane, protocol: int) -> None:
-        """What a bell starts. A pump that fails holds leases that nobody would score: the worker must end."""
-        if protocol > PROTOCOL:
-            self._fail(
-                ProtocolTooNewError(f"expected bells of protocol {PROTOCOL}, got {protocol}; update this worker")
-            )
-            return
+    def _score(self, lane: Lane) -> None:
+        """Run a lane's feeder. One that fails holds leases that no one would score: the worker must end."""
         try:
-            self._pumps[lane].run()
+            self._feeders[lane].run()
         except ProtocolTooNewError as exc:
             self._fail(exc)
         except BaseException as exc:  # a panic inside tokenizers is no Exception
-            log.exception("a pump failed", extra=fields("pump_failed", lane=lane.value))
+            log.exception("a feeder failed", extra=fields("feeder_failed", lane=lane.value))
             self._fail(exc)
 
     def _stop(self, signum: int) -> None:
@@ -197,7 +208,7 @@ class Service:
         threading.Thread(target=self._end_in_a_hurry, args=(give_up_at,), name="hurry", daemon=True).start()
 
         scorers = self._versions.stop()  # 0. no other version is taken up; one that is loading is given up
-        self._lookout.join(_left_s(work_ends_at))  # 1. pumps stop claiming: they look at `stopping` before each claim
+        self._poller.join(_left_s(work_ends_at))  # 1. feeders stop claiming: they look at `stopping` before each claim
         self._tokenizers.close()
         for scorer in scorers:
             scorer.close()

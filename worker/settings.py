@@ -30,6 +30,9 @@ class WorkerSettings(Settings):
     lanes: Annotated[tuple[Lane, ...], NoDecode] = (Lane.EXPRESS, Lane.BULK)
     """Lanes to serve, the most urgent first."""
 
+    start_timeout_s: float = Field(default=60.0, ge=0)
+    """Seconds that a worker waits at its start for a Redis that is away or takes no writes."""
+
     drain_timeout_s: float = Field(default=25.0, gt=0)
     """Seconds that a worker told to stop has to finish its batch and give back the rest."""
 
@@ -50,7 +53,7 @@ class WorkerSettings(Settings):
     def _read_budget(cls, value: Any) -> Any:
         return None if value == "auto" else value
 
-    @field_validator("drain_timeout_s", mode="before")
+    @field_validator("start_timeout_s", "drain_timeout_s", mode="before")
     @classmethod
-    def _read_drain_timeout(cls, value: Any) -> Any:
+    def _read_time_out(cls, value: Any) -> Any:
         return parse_duration(value) if isinstance(value, str) else value

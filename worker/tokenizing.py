@@ -38,12 +38,12 @@ ANSWER_S = 10.0
 MOST_THREADS = 4
 """Threads that tokenise for a CPU: the model needs the cores."""
 
-MOST_PROCESSES = 12
-"""Processes that tokenise for a GPU: 12 brought 300,000 rows/s on 16 cores of an H100's host, which is what the rest of
-the worker hands on."""
+MOST_PROCESSES = 16
+"""Processes that tokenise for a GPU: 12 brought 300,000 rows/s on 16 cores of an H100's host, which is about what the
+rest of the worker can hand on."""
 
-SPARE_CORES = 4
-"""Cores of a GPU's host that are left to the worker, its device process, Redis and a producer."""
+SPARE_CORES = 3
+"""Cores of a GPU's host that are left to the worker, its device process and Redis."""
 
 SINGLY = 256
 """Texts that are tried one by one once one of them is known to end the tokenizer; of more, groups first."""
@@ -177,19 +177,19 @@ class TokenizerPool:
         begun = list(self._begun_at.values())
         return time.monotonic() - min(begun) if begun else 0.0
 
-    def encode(self, files: TokenizerFiles, texts: Sequence[str]) -> Encodings:
-        """Tokenise texts, in the process of the calling thread if it is one of the pool's that have one.
+    def encode(self, files: TokenizerFiles, chunks: Sequence[Sequence[str]]) -> list[Encodings]:
+        """Tokenise the texts of chunks, in the process of the calling thread if it is one of the pool's with one.
 
-        Texts that the tokenizer refuses fail alone.
+        Texts that cannot be tokenised fail alone.
         """
         me = threading.get_ident()
         process: TokenizerProcess | None = getattr(self._own, "process", None)
         self._begun_at[me] = time.monotonic()
         try:
-            return process.encode(files, texts) if process else encode_here(files, texts)
+            return process.encode(files, chunks) if process else [encode_here(files, texts) for texts in chunks]
         except (TokenizingError, ChildLostError):
             self._begun_at.pop(me)
-            return encode_apart(files, texts)
+            return [encode_apart(files, texts) for texts in chunks]
         finally:
             self._begun_at.pop(me, None)
 
@@ -216,22 +216,22 @@ class TokenizerProcess:
     def __init__(self) -> None:
         self._child = Child(CHILD_MODULE)
 
-    def encode(self, files: TokenizerFiles, texts: Sequence[str]) -> Encodings:
-        """Tokenise texts there.
+    def encode(self, files: TokenizerFiles, chunks: Sequence[Sequence[str]]) -> list[Encodings]:
+        """Tokenise the texts of chunks there.
 
         Raises:
             TokenizingError: The tokenizer raised.
             ChildLostError: The process ended, or gave no answer in time.
         """
         try:
-            answer = self._child.call((files, list(texts)), timeout_s=ANSWER_S)
+            answer = self._child.call((files, chunks), timeout_s=ANSWER_S)
         except ChildLostError:
             self._child.close()
             self._child = Child(CHILD_MODULE)
             raise
         if isinstance(answer, TokenizingError):
             raise answer
-        encodings: Encodings = answer
+        encodings: list[Encodings] = answer
         return encodings
 
     def close(self) -> None:
@@ -269,7 +269,7 @@ def encode_apart(files: TokenizerFiles, texts: Sequence[str]) -> Encodings:
     def parts(some: Sequence[str]) -> Iterator[Encodings]:
         for is_last in (False, True):
             try:
-                yield process.encode(files, some)
+                yield from process.encode(files, [some])
                 return
             except TokenizingError as error:
                 why = RowError(ErrorCode.SCORING_FAILED, str(error))
@@ -305,11 +305,11 @@ def main() -> None:
     with closing(connect_to_parent()) as connection:
         while True:
             try:
-                files, texts = connection.recv()
+                files, chunks = connection.recv()
             except EOFError:
                 return
             try:
-                connection.send(encode_here(files, texts))
+                connection.send([encode_here(files, texts) for texts in chunks])
             except TokenizingError as error:
                 connection.send(TokenizingError(str(error)))
 

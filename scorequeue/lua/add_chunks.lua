@@ -1,11 +1,11 @@
 -- add_chunks: ARGV job, index of the first chunk, then rows, digest, payload of each.
--- Returns how many chunks have arrived.
+-- Returns {how many chunks have arrived, lane to wake or ''}.
 -- Chunks arrive in order, so what is there is a prefix; one sent again must have the digest it had.
 local job, index = ARGV[1], tonumber(ARGV[2])
 local key = job_key(job)
-local f = redis.call('HMGET', key, 'state', 'lane', 'chunks', 'total', 'chunk_rows', 'model_version', 'format', 'digest')
+local f = redis.call('HMGET', key, 'state', 'lane', 'chunks', 'total', 'chunk_rows', 'model_version', 'digest')
 if not f[1] then return no_job(job) end
-local arrived, total, chunk_rows, digest = tonumber(f[3]), tonumber(f[4]), tonumber(f[5]), f[8]
+local arrived, total, chunk_rows, digest = tonumber(f[3]), tonumber(f[4]), tonumber(f[5]), f[7]
 if index > arrived then return redis.error_reply('GAP ' .. arrived) end
 
 local new, rows_added = {}, 0
@@ -25,23 +25,21 @@ for i = 3, #ARGV, 3 do
   end
   index = index + 1
 end
-if #new == 0 then return arrived end
+if #new == 0 then return {arrived, ''} end
 if f[1] ~= 'submitting' then return redis.error_reply('CLOSED ' .. f[1]) end
 
 for n, i in ipairs(new) do
   local at = arrived + n - 1
   redis.call('HSET', job_key(job, 'inputs'), at, ARGV[i + 2])
   write_record(job, at, {rows = ARGV[i], digest = ARGV[i + 1], pending = ARGV[i], scored = 0, failed = 0, truncated = 0,
-    kept = 0, token = '-'})
+    kept = 0, deaths = 0, token = '-'})
   redis.call('ZADD', P .. 'lane:' .. f[2], now, member_of(job, at))
 end
 redis.call('HSET', key, 'chunks', arrived + #new, 'total', total, 'digest', digest)
 redis.call('HINCRBY', ROWS, f[2] .. ':backlog', rows_added)
 redis.call('HINCRBY', ROWS, f[2] .. ':waiting', rows_added)
 extend_upload(job)
-local group = group_of(f[6], f[7])
-local ring = place('ring', f[2], group)
+local ring = place('ring', f[2], f[6])
 if not redis.call('ZSCORE', ring, job) then redis.call('ZADD', ring, redis.call('HINCRBY', META, 'turn', 1), job) end
-redis.call('ZADD', WAITS, 'NX', now, group)
-ring_bell(f[2])
-return arrived + #new
+redis.call('ZADD', WAITS, 'NX', now, f[6] or '')
+return {arrived + #new, lane_to_wake(f[2])}

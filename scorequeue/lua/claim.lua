@@ -1,14 +1,11 @@
--- claim: ARGV request (JSON: worker, token, lease_ms, groups, default, refused: {version: why}, suspects,
--- lanes: [[lane, room_rows, max_chunks], ...]).
+-- claim: ARGV request (JSON: worker, token, lease_ms, versions, default, refused: {version: why},
+-- lanes: [[lane, room_rows, max_chunks], ...]); '' is among the versions and stands for jobs without one.
 -- Takes back what has run out, then leases chunks: lane by lane, what came back before what is new.
--- Returns {version that waits, ms it has waited, then job, index, version, first row, pending rows, deaths, payload, results
--- of before (of a chunk that is tried again) of each chunk}.
+-- Returns {version that waits, ms it has waited, then of each chunk its job, index, version, first row, pending rows, deaths,
+-- payload, results of before (where it is tried again)}.
 allow_when_full()
 local request = cjson.decode(ARGV[1])
-if not meta[2] then
-  term = request.lease_ms
-  redis.call('HSET', META, 'lease_ms', term)
-end
+if not meta[2] then term = request.lease_ms redis.call('HSET', META, 'lease_ms', term) end
 stamp()
 sweep()
 
@@ -17,74 +14,54 @@ local reply = {'', 0}
 if redis.call('ZSCORE', VOIDED, request.token) then return reply end
 
 local GIVE_UP_MS = 600 * 1000
-local REFUSAL_MS = 400 * 1000 -- longer than supervisors wait before they start anew a worker that a version has ended
-
-local ready, unrefused = {}, {}
-for i, group in ipairs(request.groups) do
-  ready[group], unrefused[i] = true, 'refused:' .. group
-  redis.call('ZADD', WAITS, 'XX', now, group)
+local ready = {}
+for _, version in ipairs(request.versions) do
+  ready[version] = true
+  redis.call('ZADD', WAITS, 'XX', now, version)
+  redis.call('HDEL', META, 'refused:' .. version)
 end
-redis.call('HDEL', META, unpack(unrefused))
 
--- Jobs whose version no worker can load end as failed, after workers have tried for long enough.
-local function give_up(group, why)
-  local jobs = {}
+-- Whether work waits for a version; chunks of ended jobs at the head of what came back leave.
+local function has_work(version)
   for _, lane in ipairs(LANES) do
-    for _, job in ipairs(redis.call('ZRANGE', place('ring', lane, group), 0, SWEEP_LIMIT - 1)) do jobs[job] = true end
-    for _, kind in ipairs({'front', 'suspect'}) do
-      for _ = 1, SWEEP_LIMIT do
-        local member = redis.call('LPOP', place(kind, lane, group))
-        if not member then break end
-        jobs[split_member(member)] = true
-      end
+    local front = place('front', lane, version)
+    for _ = 1, SWEEP_LIMIT do
+      local member = redis.call('LINDEX', front, 0)
+      if not member or is_open(redis.call('HGET', job_key((split_member(member))), 'state')) then break end
+      redis.call('LPOP', front)
     end
+    if redis.call('EXISTS', front, place('ring', lane, version)) > 0 then return true end
   end
-  for job in pairs(jobs) do
-    if is_open(redis.call('HGET', job_key(job), 'state')) then finish(job, 'failed', why) end
-  end
+  return false
 end
 
--- "first last": how long workers have been trying it without a longer pause.
-for version, why in pairs(request.refused) do
-  if not ready[version] then
-    local field = 'refused:' .. version
-    local since, last = string.match(redis.call('HGET', META, field) or '', '^(%d+) (%d+)$')
-    if not since or now - last > REFUSAL_MS then since = now end
-    if now - since < GIVE_UP_MS then
-      redis.call('HSET', META, field, since .. ' ' .. now)
-    else
-      redis.call('HDEL', META, field)
-      give_up(version, 'workers could not load version ' .. version .. ': ' .. why)
+-- A worker could not load a version: its jobs fail once that has gone on for ten minutes.
+local function refuse(version, why)
+  local reason = 'workers could not load version ' .. version .. ': ' .. why
+  redis.call('HSETNX', META, 'refused:' .. version, now)
+  if now - redis.call('HGET', META, 'refused:' .. version) < GIVE_UP_MS then return end
+  for _, lane in ipairs(LANES) do
+    local jobs = redis.call('ZRANGE', place('ring', lane, version), 0, SWEEP_LIMIT - 1)
+    jobs[#jobs + 1] = split_member(redis.call('LINDEX', place('front', lane, version), 0) or '')
+    for _, job in ipairs(jobs) do
+      if is_open(redis.call('HGET', job_key(job), 'state')) then finish(job, 'failed', reason) end
     end
   end
 end
 
--- Whether there is work in a group; members of jobs that have ended, at the head of its lists, leave.
-local function has_work(group)
-  for _, kind in ipairs({'front', 'suspect'}) do
-    for _, lane in ipairs(LANES) do
-      local list = place(kind, lane, group)
-      for _ = 1, SWEEP_LIMIT do
-        local member = redis.call('LINDEX', list, 0)
-        if not member or is_open(redis.call('HGET', job_key((split_member(member))), 'state')) then break end
-        redis.call('LPOP', list)
-      end
-    end
-  end
-  return redis.call('EXISTS', unpack(places_of(group))) > 0
-end
-
--- The work that has waited longest for something that this worker has not ready; what it could not load comes last.
+-- The work that has waited longest for a version that this worker has not ready; what it could not load comes last.
 local waits = redis.call('ZRANGE', WAITS, 0, 9, 'WITHSCORES')
 for i = 1, #waits, 2 do
-  if not ready[waits[i]] then
-    if not has_work(waits[i]) then
-      redis.call('ZREM', WAITS, waits[i])
-      redis.call('HDEL', META, 'refused:' .. waits[i])
-    elseif not string.find(waits[i], '@') then -- bytes of a format that we cannot read are no version to load
-      local is_refused = request.refused[waits[i]] ~= nil
-      if reply[1] == '' or not is_refused then reply = {waits[i], now - waits[i + 1]} end
-      if not is_refused then break end
+  local version = waits[i]
+  if not ready[version] then
+    local why = request.refused[version]
+    if why then refuse(version, why) end
+    if not has_work(version) then
+      redis.call('ZREM', WAITS, version)
+      redis.call('HDEL', META, 'refused:' .. version)
+    else
+      if reply[1] == '' or not why then reply = {version, now - waits[i + 1]} end
+      if not why then break end
     end
   end
 end
@@ -93,11 +70,10 @@ local jobs = {} -- job id -> its fields, read once a call
 
 local function load(id)
   if not jobs[id] then
-    local f = redis.call('HMGET', job_key(id), 'state', 'lane', 'model_version', 'format', 'next', 'chunks', 'chunk_rows',
-      'started', 'retrying')
-    jobs[id] = {state = f[1], lane = f[2], version = f[3], format = f[4], next = tonumber(f[5]), chunks = tonumber(f[6]),
-      chunk_rows = tonumber(f[7]), started = f[8], retrying = f[9], leased = 0, next_before = tonumber(f[5]),
-      has_deaths = redis.call('EXISTS', job_key(id, 'deaths')) == 1}
+    local f = redis.call('HMGET', job_key(id), 'state', 'lane', 'model_version', 'next', 'chunks', 'chunk_rows', 'started',
+      'retrying')
+    jobs[id] = {state = f[1], lane = f[2], version = f[3], next = tonumber(f[4]), chunks = tonumber(f[5]),
+      chunk_rows = tonumber(f[6]), started = f[7], retrying = f[8], leased = 0, next_before = tonumber(f[4])}
   end
   return jobs[id]
 end
@@ -112,10 +88,9 @@ local function lease(id, job, index)
   redis.call('ZADD', LEASES, now + request.lease_ms, member)
   redis.call('HSET', HOLDERS, member, request.token .. ' ' .. request.worker)
   job.leased = job.leased + record.pending
-  local deaths = job.has_deaths and redis.call('HGET', job_key(id, 'deaths'), index) or '0'
   local before = job.retrying and redis.call('HGET', job_key(id, 'results'), index) or ''
   local first_row = index * job.chunk_rows + 1
-  for _, value in ipairs({id, index, job.version, first_row, record.pending, deaths, payload, before}) do
+  for _, value in ipairs({id, index, job.version, first_row, record.pending, record.deaths, payload, before}) do
     reply[#reply + 1] = value
   end
   return record.pending
@@ -136,74 +111,44 @@ local function claim_list(list, room, max_chunks)
   return rows, chunks
 end
 
-local WALK = 64
-local WALKS = 8
--- Index of the job's next chunk that was not claimed; nil when that takes another call or there is none.
-local function next_index(id, job)
-  if not job.retrying then
-    job.next = job.next + 1
-    return job.next - 1
-  end
-  for _ = 1, WALKS do -- chunks whose rows were all scored before the retry are passed over
-    local names = {}
-    for index = job.next, math.min(job.next + WALK, job.chunks) - 1 do names[#names + 1] = index end
-    if #names == 0 then return nil end
-    for i, text in ipairs(redis.call('HMGET', job_key(id, 'chunks'), unpack(names))) do
-      if text and read_record(text).pending > 0 then
-        job.next = names[i] + 1
-        return names[i]
-      end
-    end
-    job.next = names[#names] + 1
-  end
-  return nil
-end
-
 -- The first job's next chunk, then that job goes behind the others; all that a worker may take share the turns.
 local function claim_ring(lane, room, max_chunks)
   if max_chunks < 1 or room < 1 then return end
   local queue, rows, chunks = {}, 0, 0
-  for _, group in ipairs(request.groups) do
-    local found = redis.call('ZRANGE', place('ring', lane, group), 0, max_chunks - 1, 'WITHSCORES')
-    for i = 1, #found, 2 do queue[#queue + 1] = {id = found[i], turn = tonumber(found[i + 1]), group = group} end
+  for _, version in ipairs(request.versions) do
+    local found = redis.call('ZRANGE', place('ring', lane, version), 0, max_chunks - 1, 'WITHSCORES')
+    for i = 1, #found, 2 do queue[#queue + 1] = {id = found[i], turn = tonumber(found[i + 1]), version = version} end
   end
   table.sort(queue, function(a, b) return a.turn < b.turn end)
-  local first, left, paused = 1, {}, {}
+  local first = 1
   while queue[first] and chunks < max_chunks and rows < room do
     local entry = queue[first]
     local job = load(entry.id)
-    first = first + 1
-    entry.served = true
-    local is_walked = true
+    first, entry.served = first + 1, true
     if is_open(job.state) and job.next < job.chunks then
       if not job.version then
-        job.version = request.default -- one version per job, fixed by the first claim
-        job.is_pinned = true
-        redis.call('ZREM', place('ring', lane, entry.group), entry.id)
-        entry.group = group_of(job.version, job.format)
-        redis.call('ZADD', WAITS, 'NX', now, entry.group)
+        job.version, job.is_pinned = request.default, true -- one version per job, fixed by the first claim
+        redis.call('ZREM', place('ring', lane, entry.version), entry.id)
+        entry.version = job.version
+        redis.call('ZADD', WAITS, 'NX', now, job.version)
       end
-      local index = next_index(entry.id, job)
-      is_walked = index ~= nil
-      local got = index and lease(entry.id, job, index)
+      local got = lease(entry.id, job, job.next)
+      job.next = job.next + 1
       if got then rows, chunks = rows + got, chunks + 1 end
     end
     if is_open(job.state) and job.next < job.chunks then
-      if is_walked then queue[#queue + 1] = entry else paused[#paused + 1] = entry end -- it walks on with the next call
+      queue[#queue + 1] = entry
     else
-      left[#left + 1] = entry
+      redis.call('ZREM', place('ring', lane, entry.version), entry.id)
     end
   end
-  for _, entry in ipairs(paused) do queue[#queue + 1] = entry end
-  for _, entry in ipairs(left) do redis.call('ZREM', place('ring', lane, entry.group), entry.id) end
   for i = first, #queue do
     if queue[i].served then
-      redis.call('ZADD', place('ring', lane, queue[i].group), redis.call('HINCRBY', META, 'turn', 1), queue[i].id)
+      redis.call('ZADD', place('ring', lane, queue[i].version), redis.call('HINCRBY', META, 'turn', 1), queue[i].id)
     end
   end
 end
 
-local suspects = request.suspects
 for _, wish in ipairs(request.lanes) do
   local lane, room, max_chunks = wish[1], wish[2], wish[3]
   local already = #reply
@@ -211,20 +156,12 @@ for _, wish in ipairs(request.lanes) do
   local listeners = redis.call('ZCOUNT', P .. 'listeners:' .. lane, now - term, '+inf')
   -- An even share, so that a small job on many workers is spread; at least one chunk.
   room = math.min(room, math.max(1, math.ceil(waiting / math.max(1, listeners))))
-  for _, group in ipairs(request.groups) do
-    if suspects > 0 then
-      local _, taken = claim_list(place('suspect', lane, group), math.huge, suspects)
-      suspects = suspects - taken
-    end
-    local rows, chunks = claim_list(place('front', lane, group), room, max_chunks)
+  for _, version in ipairs(request.versions) do
+    local rows, chunks = claim_list(place('front', lane, version), room, max_chunks)
     room, max_chunks = room - rows, max_chunks - chunks
   end
   claim_ring(lane, room, max_chunks)
-  if #reply > already then
-    redis.call('ZADD', P .. 'awake:' .. lane, now, request.worker)
-  else
-    redis.call('ZREM', P .. 'awake:' .. lane, request.worker)
-  end
+  if #reply > already then redis.call('ZADD', P .. 'awake:' .. lane, now, request.worker) end
 end
 
 for id, job in pairs(jobs) do

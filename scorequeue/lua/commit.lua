@@ -10,8 +10,7 @@ local record = read_record(text)
 if record.pending == 0 then return record.token == token and 'already' or 'lost' end
 if not is_open(f[1]) then return 'closed' end
 local member = member_of(job, index)
-local holder, worker = string.match(redis.call('HGET', HOLDERS, member) or '', '^(%S+) (%S+)$')
-if holder ~= token then return 'lost' end
+if not is_held(member, token) then return 'lost' end
 local pending = record.pending
 if ARGV[4] + ARGV[5] ~= pending then return redis.error_reply('COUNT ' .. pending) end
 
@@ -19,14 +18,10 @@ if ARGV[4] + ARGV[5] ~= pending then return redis.error_reply('COUNT ' .. pendin
 redis.call('HDEL', job_key(job, 'inputs'), index)
 redis.call('ZREM', LEASES, member)
 redis.call('HDEL', HOLDERS, member)
-if redis.call('HDEL', job_key(job, 'deaths'), index) == 1 then
-  local noted = redis.call('HGET', NOTED, worker)
-  if noted and string.match(noted, '^%S+') == member then redis.call('HDEL', NOTED, worker) end
-end
 redis.call('ZREM', P .. 'lane:' .. f[2], member)
 redis.call('HSET', job_key(job, 'results'), index, ARGV[7])
 if ARGV[9] ~= '' then redis.call('HSET', job_key(job, 'inputs'), index, ARGV[9]) end
-record.pending, record.token, record.kept = 0, token, ARGV[8]
+record.pending, record.deaths, record.token, record.kept = 0, 0, token, ARGV[8]
 record.scored, record.failed = record.scored + ARGV[4], record.failed + ARGV[5]
 record.truncated = record.truncated + ARGV[6]
 write_record(job, index, record)

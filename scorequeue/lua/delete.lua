@@ -3,10 +3,7 @@
 allow_when_full()
 local job = ARGV[1]
 local state = redis.call('HGET', job_key(job), 'state')
-if not state then
-  if redis.call('ZSCORE', DELETED, job) then return 0 end
-  return no_job(job)
-end
+if not state then return redis.call('ZSCORE', DELETED, job) and 0 or no_job(job) end
 if is_open(state) then finish(job, 'cancelled') end
 remove(job)
 redis.call('ZADD', DELETED, now, job)

@@ -1,14 +1,12 @@
 -- open: ARGV job, digest of the idempotency key or '', ttl_ms, deadline_ms or '', name of this ledger if it has none, then
 -- the job's own fields and values.
--- Returns {job, created 0|1, state, chunks, chunk_rows, reader_options, version asked for, name of this
--- ledger, ttl_ms}.
+-- Returns {job, created 0|1, state, chunks, chunk_rows, reader_options, version asked for, name of this ledger, ttl_ms}.
 -- The same job id or idempotency key again returns the job that is there; an upload that stopped for so long that it expired
 -- gives its key to a new job.
 local job, key_digest = ARGV[1], ARGV[2]
 
 local function answer(found, created)
-  local f = redis.call('HMGET', job_key(found), 'state', 'chunks', 'chunk_rows', 'reader_options', 'asked_version',
-    'ttl')
+  local f = redis.call('HMGET', job_key(found), 'state', 'chunks', 'chunk_rows', 'reader_options', 'asked_version', 'ttl')
   return {found, created, f[1], f[2], f[3], f[4], f[5] or '', redis.call('HGET', META, 'name'), f[6]}
 end
 
@@ -30,12 +28,8 @@ redis.call('HSET', job_key(job), 'state', 'submitting', 'created', now, 'ttl', A
 redis.call('HSETNX', META, 'protocol', PROTOCOL)
 redis.call('HSETNX', META, 'name', ARGV[5])
 redis.call('ZADD', JOBS, now, job)
-local expires = now + UPLOAD_LIMIT_MS
-if ARGV[4] ~= '' then
-  redis.call('HSET', job_key(job), 'deadline', now + ARGV[4])
-  expires = math.min(expires, now + ARGV[4])
-end
-redis.call('ZADD', DEADLINES, expires, job)
+if ARGV[4] ~= '' then redis.call('HSET', job_key(job), 'deadline', now + ARGV[4]) end
+extend_upload(job)
 if key_digest ~= '' then
   redis.call('HSET', job_key(job), 'key', key_digest)
   redis.call('SET', P .. 'key:' .. key_digest, job)

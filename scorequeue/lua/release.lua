@@ -4,8 +4,7 @@ allow_when_full()
 local released = 0
 for i = #ARGV - 2, 1, -3 do
   local member = member_of(ARGV[i], ARGV[i + 1])
-  local holder = redis.call('HGET', HOLDERS, member)
-  if holder and string.match(holder, '^%S+') == ARGV[i + 2] then
+  if is_held(member, ARGV[i + 2]) then
     take_back(member, false)
     released = released + 1
   end

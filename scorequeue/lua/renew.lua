@@ -16,7 +16,7 @@ if lease_ms > term or not meta[2] or (ARGV[4] == '1' and others == 0) then
   redis.call('HSET', META, 'lease_ms', term)
 end
 stamp()
-redis.call('HSET', P .. 'workers', worker, ARGV[2])
+if redis.call('HGET', P .. 'workers', worker) ~= ARGV[2] then redis.call('HSET', P .. 'workers', worker, ARGV[2]) end
 for i = 7, 6 + lanes do
   local listeners = P .. 'listeners:' .. ARGV[i]
   redis.call('ZADD', listeners, now, worker)
@@ -24,15 +24,13 @@ for i = 7, 6 + lanes do
     redis.call('ZREM', listeners, dead)
     redis.call('ZREM', P .. 'awake:' .. ARGV[i], dead)
     redis.call('HDEL', P .. 'workers', dead)
-    redis.call('HDEL', NOTED, dead)
   end
 end
 
 local reply = {redis.call('HGET', META, 'name')}
 for i = 7 + lanes, #ARGV, 3 do
   local member = member_of(ARGV[i], ARGV[i + 1])
-  local holder = redis.call('HGET', HOLDERS, member)
-  if holder and string.match(holder, '^%S+') == ARGV[i + 2] and is_open(redis.call('HGET', job_key(ARGV[i]), 'state')) then
+  if is_held(member, ARGV[i + 2]) and is_open(redis.call('HGET', job_key(ARGV[i]), 'state')) then
     redis.call('ZADD', LEASES, now + lease_ms, member)
   else
     for j = i, i + 2 do reply[#reply + 1] = ARGV[j] end

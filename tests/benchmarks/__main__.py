@@ -156,7 +156,7 @@ def compare_scores(arena: Arena) -> dict[str, float]:
     exact = None
     for backend, dtype in (("torch", "float32"), ("openvino", "float32"), *((name, "bfloat16") for name in BACKENDS)):
         model = load_model(registry, version, backend=backend, dtype=dtype, cache_dir=arena.cache)
-        scores = score_all(model, texts, budget=arena.budgets[backend])[0]
+        scores = score_all(model, model.tokenizer.encode(texts), budget=arena.budgets[backend])[0]
         exact = scores if exact is None else exact
         flips = int((scores.argmax(1) != exact.argmax(1)).sum())
         found[f"{backend} {dtype}: other labels, %"] = 100 * flips / len(texts)

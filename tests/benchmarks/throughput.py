@@ -98,7 +98,7 @@ class Arena:
         for backend, model in self.models.items():
             budget = self.budgets[backend]
             rates[f"{backend}: bare backend loop"] = self._rate(
-                lambda m=model, b=budget: score_all(m, self.texts, budget=b)
+                lambda m=model, b=budget: score_all(m, m.tokenizer.encode(self.texts), budget=b)
             )
             rates[f"{backend}: scorer and device process"] = self._without_the_queue(backend)
             queue = self._through_the_queue(backend)
@@ -165,7 +165,7 @@ def _score_chunks(texts: list[str], scorer: Scorer, files: TokenizerFiles, pool:
         done.release()
 
     def hand_on(number: int) -> None:
-        scorer.submit(ChunkWork(number, Lane.BULK, pool.encode(files, chunks[number]), on_done))
+        scorer.submit(ChunkWork(number, Lane.BULK, pool.encode(files, [chunks[number]])[0], on_done))
 
     for number, chunk in enumerate(chunks):
         while not room.left(Lane.BULK):

@@ -8,7 +8,7 @@ Everything but the device is the real worker. What a row does is in its text; th
     FAULTS_SICK         a file: while it is there, the device raises at everything, golden sentences too
     FAULTS_KILLS_LOADING  a version that kills the process while it is loaded
     FAULTS_LOAD_AFTER   seconds that a job waits before its version is loaded, instead of 30
-    FAULTS_HASTY        seconds after which the watchdog calls a batch stuck and a consumer deaf, instead of a minute
+    FAULTS_HASTY        seconds after which the watchdog calls a batch stuck, instead of a minute
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-
 import worker.loading
-import worker.tasks
 import worker.watchdog
+from worker.loading import LoadedModel, make_fake_model
+
+import worker.tasks
 from scorequeue.manifest import GoldenSentence
 from worker.backends import Encodings, PaddedBatch
 from worker.backends.fake import FakeBackend, FakeRunning, FakeTokenizer
-from worker.loading import LoadedModel, make_fake_model
 
 KILLER = "this row kills"
 POISON = "this row raises"
@@ -92,7 +92,7 @@ def main() -> None:
         worker.tasks.LOAD_AFTER_S = float(load_after)
     if hasty := os.environ.get("FAULTS_HASTY"):
         worker.watchdog.LOOK_EVERY_S = 0.2
-        worker.watchdog.STUCK_AFTER_S = worker.watchdog.DEAF_AFTER_S = float(hasty)
+        worker.watchdog.STUCK_AFTER_S = float(hasty)
     from worker.cli import main as worker_main
 
     sys.argv[0] = "worker"

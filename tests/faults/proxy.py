@@ -28,8 +28,6 @@ class Proxy:
         self.most_answer_bytes: int | None = None
         self._lock = threading.Lock()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
-        self._deaf: set[socket.socket] = set()
-        self._hears: Callable[[bytes], bool] = lambda _: True
 
     def black_hole(self) -> None:
         """From now on nothing comes through in either direction, on any connection; none is closed."""
@@ -49,17 +47,13 @@ class Proxy:
             for end in pair:
                 _close(end)
 
+    def lead_to(self, port: int) -> None:
+        """From now on new connections go to another server; those that are there stay where they are."""
+        self._target_port = port
+
     def lose_large_answer(self, most_bytes: int) -> None:
         """The first answer with more bytes vanishes, and all that come after it."""
         self.most_answer_bytes = most_bytes
-
-    def make_deaf(self, word: bytes) -> None:
-        """From now on a connection on which a request with this word was sent gets no answers any more."""
-        self._hears = lambda request: word not in request
-
-    def hear_again(self) -> None:
-        """New connections get their answers; those made deaf stay so."""
-        self._hears = lambda _: True
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -87,8 +81,6 @@ class Proxy:
 
     def _pass_requests(self, client: socket.socket, server: socket.socket) -> None:
         def send(data: bytes) -> None:
-            if not self._hears(data):
-                self._deaf.add(server)
             if self.lets_requests_through:
                 server.sendall(data)
 
@@ -98,7 +90,7 @@ class Proxy:
         def send(data: bytes) -> None:
             if self.most_answer_bytes is not None and len(data) > self.most_answer_bytes:
                 self.lets_answers_through = False
-            if self.lets_answers_through and server not in self._deaf:
+            if self.lets_answers_through:
                 client.sendall(data)
 
         self._pass(server, client, send)

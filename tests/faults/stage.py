@@ -56,6 +56,7 @@ class Stage:
     stack: ExitStack
     lease_s: float = LEASE_S
     redis_options: tuple[str, ...] = ()
+    redis_folder: Path | None = None
     _server: RedisServer | None = None
     _client: Client | None = None
     _ledger: Ledger | None = None
@@ -65,7 +66,7 @@ class Stage:
     def server(self) -> RedisServer:
         """The scenario's Redis; started when it is first asked for."""
         if self._server is None:
-            self._server = self.stack.enter_context(RedisServer(self.folder, *self.redis_options))
+            self._server = self.stack.enter_context(RedisServer(self.redis_folder or self.folder, *self.redis_options))
         return self._server
 
     @property
@@ -91,6 +92,10 @@ class Stage:
         client = redis.Redis.from_url(self.server.url)
         self.stack.callback(client.close)
         return client
+
+    def move_to(self, server: RedisServer) -> None:
+        """Look at another server from now on: a replica that took the first one's place."""
+        self._server, self._client, self._ledger = server, None, None
 
     def start_worker(
         self, *, rows_per_s: float | None = None, url: str | None = None, wait: bool = True, **variables: object

@@ -15,6 +15,7 @@ import redis
 
 from scorequeue.codec import digest, encode_chunk
 from scorequeue.columns import Chunk
+from scorequeue.errors import RedisUnavailableError
 from scorequeue.jobs import JobSpec, Lane
 from scorequeue.ledger import Ledger, new_token
 from scorequeue.records import ChunkUpload, LaneRoom, LeasedChunk
@@ -168,7 +169,7 @@ def test_stop_gives_back_what_was_not_committed(server: RedisServer, ledger: Led
     keeper.hold([scored.lease, waiting.lease])
     lose_redis(server, keeper)
     keeper.finish(finished(scored))
-    keeper.give_up_claim(token)
+    keeper.give_up_claim(token, RedisUnavailableError("away"))
 
     assert keeper.flush(0.3) is False
     stopping = InThread(lambda: keeper.stop(timeout_s=WAIT_S))
@@ -195,7 +196,7 @@ def test_stop_and_release_end_with_their_time(server: RedisServer, ledger: Ledge
 
 
 def test_claims_that_find_nothing_move_nothing(ledger: Ledger, keeper: LeaseKeeper) -> None:
-    """The other lane's pump looks four times a second; the watchdog must not take that for progress."""
+    """The other lane is looked at four times a second; the watchdog must not take that for progress."""
     chunk = claim(ledger)
     keeper.hold([chunk.lease])
     claimed_at = keeper.moved_at

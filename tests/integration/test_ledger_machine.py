@@ -38,20 +38,20 @@ from scorequeue.errors import (
 )
 from scorequeue.jobs import JobSpec, JobState, Lane
 from scorequeue.ledger import Ledger, new_token
-from scorequeue.records import SUSPECT_DEATHS, ChunkUpload, Commit, LaneRoom, Lease, fold_digest, read_record
+from scorequeue.records import ChunkUpload, Commit, LaneRoom, Lease, fold_digest, read_record
 from scorequeue.settings import Settings
 
 CHUNK_ROWS = 3
 MOST_JOBS = 4  # few, so that random leases and tokens meet often
 LONG_AGO_MS = 1
-MOST_JOB_KEYS = 6
+MOST_JOB_KEYS = 5
 LANES = st.sampled_from(list(Lane))
 WORKERS = st.sampled_from(["worker-1", "worker-2"])
 
 
 @dataclass
 class ModelChunk:
-    """A chunk as the ledger should see it; ``row_deaths`` by offset."""
+    """A chunk as the ledger should see it."""
 
     rows: int
     pending: int
@@ -63,7 +63,6 @@ class ModelChunk:
     worker: str = ""
     is_expired: bool = False
     deaths: int = 0
-    row_deaths: Counter[int] = field(default_factory=Counter)
     has_results: bool = False
 
 
@@ -130,7 +129,6 @@ class LedgerMachine(RuleBasedStateMachine):
         self.model: dict[str, ModelJob] = {}
         self.deleted: set[str] = set()
         self.replaced: set[str] = set()
-        self.noted: dict[str, tuple[Lease, int]] = {}
         self.leases: list[Lease] = []
         self.opened = 0
 
@@ -311,7 +309,6 @@ class LedgerMachine(RuleBasedStateMachine):
         lanes=st.permutations(list(Lane)),
         room=st.sampled_from([(100, 100), (0, 5), (1, 5), (4, 5), (100, 1)]),
         ready=st.sampled_from([["v1", "v2"], ["v1"], ["v2"]]),
-        suspects=st.integers(0, 2),
         is_voided=st.integers(0, 9).map(lambda n: n == 9),
     )
     def claim(
@@ -320,19 +317,17 @@ class LedgerMachine(RuleBasedStateMachine):
         lanes: list[Lane],
         room: tuple[int, int],
         ready: list[str],
-        suspects: int,
         is_voided: bool,
     ) -> None:
         rooms = [LaneRoom(lane, *room) for lane in lanes]
         token = new_token()
         if is_voided:  # the call comes late, after its worker had given it up
             assert self.ledger.void([token]) == 0
-        claim = self.ledger.claim(
-            worker, rooms, versions=ready, default_version=ready[0], suspects=suspects, token=token
-        )
+        foreseen = self.ledger.poll(lanes, versions=ready)
+        claim = self.ledger.claim(worker, rooms, versions=ready, default_version=ready[0], token=token)
         self._take_back_expired()
         assert not (is_voided and claim.chunks)
-        assert sum(leased.is_suspect for leased in claim.chunks) <= suspects
+        assert foreseen or not claim.chunks, "an idle worker would never have asked for these"
         for leased in claim.chunks:
             job = self.model[leased.lease.job_id]
             chunk = job.chunks[leased.lease.chunk]
@@ -343,7 +338,7 @@ class LedgerMachine(RuleBasedStateMachine):
             assert leased.model_version == job.version
             assert job.version in ready
             assert leased.first_row == 1 + leased.lease.chunk * CHUNK_ROWS
-            assert (leased.deaths, leased.row_deaths) == (chunk.deaths, dict(chunk.row_deaths))
+            assert leased.deaths == chunk.deaths
             assert leased.payload == (b"kept" if chunk.has_results else upload(leased.lease.chunk, chunk.rows).payload)
             assert leased.before == (b"results" if chunk.has_results else b"")
             chunk.lease, chunk.worker, chunk.is_expired = leased.lease, worker, False
@@ -358,21 +353,6 @@ class LedgerMachine(RuleBasedStateMachine):
         assert renewal.lost == ({lease} if chunk is None else set())
         if chunk is not None:
             chunk.is_expired = False
-
-    @precondition(lambda self: bool(self.leases))
-    @rule(data=st.data(), row=st.integers(0, CHUNK_ROWS - 1))
-    def note(self, data: st.DataObject, row: int) -> None:
-        lease = self.draw_lease(data)
-        chunk = self.chunk_of(lease)
-        worker = chunk.worker if chunk else "worker-1"
-        assert self.ledger.note(worker, lease, row) is (chunk is not None)
-        if chunk is not None:
-            self.noted[worker] = (lease, row)
-
-    @rule(worker=WORKERS)
-    def clear_note(self, worker: str) -> None:
-        self.ledger.clear_note(worker)
-        self.noted.pop(worker, None)
 
     @precondition(lambda self: bool(self.leases))
     @rule(data=st.data(), failed=st.integers(0, 1), kept=st.integers(0, 1))
@@ -398,12 +378,9 @@ class LedgerMachine(RuleBasedStateMachine):
             assert outcome == "lost"
         else:
             assert outcome == "done"
-            noted = self.noted.get(at.worker)
-            if at.deaths and noted is not None and noted[0][:2] == lease[:2]:
-                del self.noted[at.worker]
             at.lease, at.token, at.has_results = None, lease.token, True
             at.scored, at.failed, at.kept = at.scored + at.pending - failed, at.failed + failed, kept
-            at.pending, at.deaths, at.row_deaths, at.is_expired = 0, 0, Counter(), False
+            at.pending, at.deaths, at.is_expired = 0, 0, False
             job.close_if_done()
 
     @precondition(lambda self: bool(self.leases))
@@ -438,24 +415,18 @@ class LedgerMachine(RuleBasedStateMachine):
     # --- several steps at once, so that deep states are met often ---
 
     @precondition(lambda self: any(job.is_open for job in self.model.values()))
-    @rule(worker=WORKERS, data=st.data())
-    def crash(self, worker: str, data: st.DataObject) -> None:
-        """A worker takes all that there is, notes a row perhaps, and is lost."""
-        self.claim(worker, list(Lane), (100, 100), ["v1", "v2"], data.draw(st.integers(0, 2)), False)
-        held = [lease for lease in self.leases if (c := self.chunk_of(lease)) is not None and c.worker == worker]
-        if held and data.draw(st.booleans()):
-            lease = data.draw(st.sampled_from(held))
-            row = data.draw(st.integers(0, CHUNK_ROWS - 1))
-            assert self.ledger.note(worker, lease, row)
-            self.noted[worker] = (lease, row)
+    @rule(worker=WORKERS)
+    def crash(self, worker: str) -> None:
+        """A worker takes all that there is, and is lost."""
+        self.claim(worker, list(Lane), (100, 100), ["v1", "v2"], False)
         self.lose_a_worker(worker)
-        self.claim(worker, list(Lane), (0, 0), ["v1"], 0, False)
+        self.claim(worker, list(Lane), (0, 0), ["v1"], False)
 
     @precondition(lambda self: any(job.is_open for job in self.model.values()))
     @rule(worker=WORKERS, data=st.data())
     def work_off(self, worker: str, data: st.DataObject) -> None:
         """A worker takes all that there is, and commits it."""
-        self.claim(worker, list(Lane), (100, 100), ["v1", "v2"], 2, False)
+        self.claim(worker, list(Lane), (100, 100), ["v1", "v2"], False)
         for lease in [lease for lease in self.leases if self.chunk_of(lease) is not None]:
             self._commit(lease, data.draw(st.integers(0, 1)), data.draw(st.integers(0, 1)))
 
@@ -523,20 +494,15 @@ class LedgerMachine(RuleBasedStateMachine):
             job.close(JobState.EXPIRED)
 
     def _take_back_expired(self) -> None:
-        for job_id, job in self.model.items():
-            for index, chunk in enumerate(job.chunks):
+        for job in self.model.values():
+            for chunk in job.chunks:
                 if not chunk.is_expired:
                     continue
                 chunk.is_expired = False
                 if not job.is_open or chunk.lease is None:
                     continue
                 chunk.lease = None
-                noted = self.noted.get(chunk.worker)
-                if noted is None:
-                    chunk.deaths += 1
-                elif noted[0][:2] == (job_id, index):
-                    chunk.deaths += 1
-                    chunk.row_deaths[noted[1]] += 1
+                chunk.deaths += 1
 
     # --- what must hold after each step ---
 
@@ -575,28 +541,27 @@ class LedgerMachine(RuleBasedStateMachine):
     def every_pending_chunk_is_in_one_place_where_a_claim_finds_it(self) -> None:
         model = getattr(self, "model", {})
         places: Counter[str] = Counter()
-        waiting_groups = (
-            {group.decode() for group in self.redis.zrange(f"{self.prefix}waits", 0, -1)} if model else set()
+        waiting_versions = (
+            {version.decode() for version in self.redis.zrange(f"{self.prefix}waits", 0, -1)} if model else set()
         )
         for key in self.redis.scan_iter(f"{self.prefix}*:*", count=1000) if model else ():
             kind, _, rest = key.decode().removeprefix(self.prefix).partition(":")
-            lane, _, group = rest.partition(":")
+            lane, _, version = rest.partition(":")
             if kind == "ring":
                 for job_id in map(bytes.decode, self.redis.zrange(key, 0, -1)):
                     job = model[job_id]
-                    assert (job.lane, job.version or "") == (lane, group)
+                    assert (job.lane, job.version or "") == (lane, version)
                     first, chunks = map(int, self.redis.hmget(f"{self.prefix}job:{job_id}", "next", "chunks"))
                     places.update(f"{job_id}:{n}" for n in range(first, chunks) if job.chunks[n].pending)
-            elif kind in ("front", "suspect"):
+            elif kind == "front":
                 for member in map(bytes.decode, self.redis.lrange(key, 0, -1)):
-                    job_id, _, index = member.partition(":")
+                    job_id, _, _ = member.partition(":")
                     places[member] += 1
                     if job_id in model and model[job_id].is_open:
                         job = model[job_id]
-                        assert (job.lane, job.version) == (lane, group)
-                        assert (job.chunks[int(index)].deaths >= SUSPECT_DEATHS) is (kind == "suspect")
-            if kind in ("ring", "front", "suspect"):
-                assert group in waiting_groups
+                        assert (job.lane, job.version) == (lane, version)
+            if kind in ("ring", "front"):
+                assert version in waiting_versions
         places.update(member.decode() for member in self.redis.zrange(f"{self.prefix}leases", 0, -1))
         for job_id, job in model.items():
             for index, chunk in enumerate(job.chunks):

@@ -1,10 +1,11 @@
-"""Rules of the ledger that one verb alone does not show: suspects, versions, the term, what a late call may do."""
+"""Rules of the ledger that one verb alone does not show: deaths, wake-ups, versions, the term, late calls."""
 
 from __future__ import annotations
 
 import re
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -25,8 +26,9 @@ from scorequeue.inquiries import Inquiries
 from scorequeue.jobs import JobSpec, JobState, Lane
 from scorequeue.keys import PROTOCOL, Keys
 from scorequeue.ledger import Ledger, new_token
-from scorequeue.records import ChunkUpload, Claim, Commit, LaneRoom, Lease, fold_digest
+from scorequeue.records import AWAKE_MS, MOST_WAKE_UPS, ChunkUpload, Claim, Commit, LaneRoom, Lease, fold_digest
 from scorequeue.settings import Settings
+from tests.processes import until
 
 EVERYTHING = [LaneRoom(Lane.EXPRESS, 100_000, 1_000), LaneRoom(Lane.BULK, 100_000, 1_000)]
 LONG_AGO_MS = 1
@@ -58,84 +60,158 @@ def die(ledger: Ledger, raw: redis.Redis, *leases: Lease) -> None:
     ledger.sweep()
 
 
-def shift_refusal(ledger: Ledger, raw: redis.Redis, version: str, *, since_s: int, last_s: int = 0) -> None:
-    """Let a version have been refused for longer, and for the last time longer ago."""
-    since, last = map(int, (raw.hget(ledger.keys.meta, f"refused:{version}") or b"").split())
-    raw.hset(ledger.keys.meta, f"refused:{version}", f"{since - 1000 * since_s} {last - 1000 * last_s}")
+def refuse_since(ledger: Ledger, raw: redis.Redis, version: str, *, since_s: int) -> None:
+    """Let a version have been refused for so long."""
+    seconds, _ = raw.time()
+    raw.hset(ledger.keys.meta, f"refused:{version}", (seconds - since_s) * 1000)
 
 
-def make_suspects(ledger: Ledger, raw: redis.Redis) -> None:
-    """Have everything that waits die with its worker twice."""
-    for _ in range(2):
-        die(ledger, raw, *(chunk.lease for chunk in claim(ledger).chunks))
+# --- deaths ---
 
 
-# --- suspects ---
-
-
-def test_chunk_is_suspect_after_two_deaths_and_not_after_one(ledger: Ledger, raw: redis.Redis) -> None:
-    submit(ledger, 1)
-    (first,) = claim(ledger).chunks
-    die(ledger, raw, first.lease)
-    (second,) = claim(ledger, suspects=0).chunks
-    die(ledger, raw, second.lease)
-
-    nothing = claim(ledger, suspects=0).chunks
-    (third,) = claim(ledger, suspects=1).chunks
-
-    assert [chunk.is_suspect for chunk in (first, second, third)] == [False, False, True]
-    assert nothing == []
-
-
-def test_suspects_are_handed_out_one_by_one_beside_other_work(ledger: Ledger, raw: redis.Redis) -> None:
-    submit(ledger, 3)
-    make_suspects(ledger, raw)
+def test_each_lease_that_runs_out_is_a_death_of_its_chunk(ledger: Ledger, raw: redis.Redis) -> None:
+    """A text that kills the tokenizer is found by it."""
     submit(ledger, 2)
+    deaths = []
+    for _ in range(3):
+        first, second = claim(ledger).chunks
+        deaths.append((first.deaths, second.deaths))
+        die(ledger, raw, first.lease)
+        ledger.release([second.lease])
 
-    first = claim(ledger).chunks
-    second = claim(ledger, worker="w2").chunks
-
-    assert [chunk.is_suspect for chunk in first] == [True, False, False]
-    assert [chunk.is_suspect for chunk in second] == [True]
-
-
-def test_noted_row_takes_the_blame_and_other_chunks_do_not(ledger: Ledger, raw: redis.Redis) -> None:
-    submit(ledger, 2)
-    make_suspects(ledger, raw)
-    guilty, innocent = claim(ledger, suspects=2).chunks
-    assert ledger.note("w1", guilty.lease, 1)
-
-    die(ledger, raw, guilty.lease, innocent.lease)
-    again = {chunk.lease.chunk: chunk for chunk in claim(ledger, suspects=2).chunks}
-
-    assert (again[guilty.lease.chunk].deaths, again[guilty.lease.chunk].row_deaths) == (3, {1: 1})
-    assert (again[innocent.lease.chunk].deaths, again[innocent.lease.chunk].row_deaths) == (2, {})
+    assert deaths == [(0, 0), (0, 1), (1, 1)], "the one that came back last goes first"
 
 
-def test_note_needs_the_running_lease(ledger: Ledger, raw: redis.Redis) -> None:
-    """A zombie must not run a row of a chunk that is somebody else's, nor write over what that one noted."""
-    submit(ledger, 1)
-    (zombie,) = claim(ledger, worker="zombie").chunks
-    die(ledger, raw, zombie.lease)
-    (heir,) = claim(ledger, worker="heir").chunks
+def test_commit_forgets_deaths(ledger: Ledger, raw: redis.Redis) -> None:
+    """Rows that are tried again begin anew."""
+    job = submit(ledger, 1)
+    die(ledger, raw, *(chunk.lease for chunk in claim(ledger).chunks))
+    (chunk,) = claim(ledger).chunks
+    ledger.commit([Commit(chunk.lease, 1, 1, 0, b"results", 1, b"kept")])
+    ledger.retry(job)
 
-    assert not ledger.note("zombie", zombie.lease, 0)
-    assert ledger.note("heir", heir.lease, 0)
-    assert raw.hgetall(f"{ledger.keys.prefix}noted") == {b"heir": f"{heir.lease.job_id}:{heir.lease.chunk} 0".encode()}
-
-
-def test_release_of_a_suspect_counts_no_death(ledger: Ledger, raw: redis.Redis) -> None:
-    submit(ledger, 1)
-    make_suspects(ledger, raw)
-    (suspect,) = claim(ledger).chunks
-    ledger.note("w1", suspect.lease, 0)
-
-    ledger.release([suspect.lease])
-    ledger.depart("w1", list(Lane))
     (again,) = claim(ledger).chunks
 
-    assert (again.deaths, again.row_deaths) == (2, {})
-    assert raw.hlen(f"{ledger.keys.prefix}noted") == 0
+    assert (chunk.deaths, again.deaths) == (1, 0)
+
+
+# --- wake-ups ---
+
+
+@pytest.fixture
+def woken() -> list[Lane]:
+    return []
+
+
+@pytest.fixture
+def waking(settings: Settings, woken: list[Lane]) -> Iterator[Ledger]:
+    """The ledger as a producer has it."""
+    with closing(Ledger.connect(settings, wake_up=woken.append)) as ledger:
+        yield ledger
+
+
+def live(ledger: Ledger, *workers: str) -> None:
+    for worker in workers:
+        ledger.renew(worker, {}, [Lane.BULK], [])
+
+
+def test_sleeping_worker_is_woken(waking: Ledger, woken: list[Lane]) -> None:
+    live(waking, "w1")
+
+    job = submit(waking, 1)
+    (chunk,) = claim(waking).chunks
+    waking.commit([Commit(chunk.lease, 1, 1, 0, b"results", 1, b"kept")])
+    asleep_at = time.monotonic() + 2 * AWAKE_MS / 1000
+    until(lambda: time.monotonic() > asleep_at, what="the end of the moment in which it is awake")
+    waking.retry(job)
+
+    assert woken == [Lane.BULK, Lane.BULK]
+
+
+def test_no_live_worker_is_no_reason_for_a_wake_up(waking: Ledger, woken: list[Lane]) -> None:
+    """Messages would pile up, and a worker that starts looks by itself."""
+    submit(waking, 1)
+    live(waking, "w1")
+    waking.depart("w1", [Lane.BULK])
+    submit(waking, 1)
+
+    assert woken == []
+
+
+def test_worker_that_has_just_claimed_is_not_woken(waking: Ledger, woken: list[Lane]) -> None:
+    """It looks again by itself: a message costs a producer as much as half a job."""
+    live(waking, "w1")
+
+    def submits_unwoken() -> bool:
+        submit(waking, 1)
+        claim(waking)
+        before = len(woken)
+        submit(waking, 1)
+        claim(waking)
+        return len(woken) == before
+
+    until(submits_unwoken, timeout_s=10, what="a submit within the moment in which the worker is awake")
+
+
+def test_sleeping_worker_is_woken_beside_a_busy_one(waking: Ledger, woken: list[Lane]) -> None:
+    """Or one worker would do all the work."""
+    live(waking, "busy", "idle")
+    submit(waking, 1)
+    claim(waking, worker="busy")
+
+    submit(waking, 1)
+
+    assert woken == [Lane.BULK, Lane.BULK]
+
+
+def test_wake_ups_that_wait_are_enough(waking: Ledger, woken: list[Lane], raw: redis.Redis) -> None:
+    live(waking, "w1")
+    raw.lpush(waking.keys.wake_ups(Lane.BULK), *["message"] * MOST_WAKE_UPS)
+
+    submit(waking, 1)
+
+    assert woken == []
+
+
+# --- what an idle worker asks ---
+
+
+def test_poll_finds_what_a_claim_would(ledger: Ledger, raw: redis.Redis) -> None:
+    def poll() -> set[Lane]:
+        return ledger.poll(list(Lane), versions=["v1"])
+
+    live(ledger, "w1")
+    assert poll() == set()
+    submit(ledger, 1)
+    assert poll() == {Lane.BULK}
+    (chunk,) = claim(ledger).chunks
+    assert poll() == set()
+    ledger.release([chunk.lease])
+    assert poll() == {Lane.BULK}
+
+
+@pytest.mark.parametrize("key", ["leases", "deadlines", "endings"])
+def test_poll_finds_what_has_run_out(ledger: Ledger, raw: redis.Redis, key: str) -> None:
+    """Any claim takes it back, in whichever lane."""
+    raw.zadd(f"{ledger.keys.prefix}{key}", {"x": LONG_AGO_MS})
+
+    assert len(ledger.poll(list(Lane), versions=["v1"])) == 1
+
+
+def test_poll_finds_a_version_that_must_be_loaded(ledger: Ledger) -> None:
+    submit(ledger, 1, model_version="v9")
+
+    assert ledger.poll([Lane.EXPRESS], versions=["v1"]) == {Lane.EXPRESS}
+    assert ledger.poll([Lane.EXPRESS], versions=["v1", "v9"]) == set()
+
+
+def test_poll_writes_nothing(ledger: Ledger, raw: redis.Redis) -> None:
+    submit(ledger, 1, model_version="v9")
+    before = {key: raw.dump(key) for key in raw.scan_iter(f"{ledger.keys.prefix}*")}
+
+    ledger.poll(list(Lane), versions=["v1"])
+
+    assert {key: raw.dump(key) for key in raw.scan_iter(f"{ledger.keys.prefix}*")} == before
 
 
 # --- versions ---
@@ -184,7 +260,7 @@ def test_version_that_could_not_be_loaded_is_named_last(ledger: Ledger, raw: red
     assert claim(ledger, refused={"v2": "no such version", "v3": "damaged"}).waiting_version == "v2"
 
 
-def test_job_whose_version_nobody_can_load_fails_after_ten_minutes(ledger: Ledger, raw: redis.Redis) -> None:
+def test_job_whose_version_no_worker_can_load_fails_after_ten_minutes(ledger: Ledger, raw: redis.Redis) -> None:
     """It must not wait for ever for a version that was never there, or is damaged."""
     job = submit(ledger, 2, model_version="v9")
     busy = submit(ledger, 1)
@@ -192,7 +268,7 @@ def test_job_whose_version_nobody_can_load_fails_after_ten_minutes(ledger: Ledge
     claim(ledger, refused=refused)
     assert ledger.status(job).state is JobState.QUEUED
 
-    shift_refusal(ledger, raw, "v9", since_s=601)
+    refuse_since(ledger, raw, "v9", since_s=601)
     claim(ledger, refused=refused)
 
     failed = ledger.status(job)
@@ -205,7 +281,7 @@ def test_version_that_some_worker_has_is_not_given_up(ledger: Ledger, raw: redis
     """One host may lack a folder that another one has."""
     job = submit(ledger, 2, model_version="v9")
     claim(ledger, refused={"v9": "no such version"})
-    shift_refusal(ledger, raw, "v9", since_s=601)
+    refuse_since(ledger, raw, "v9", since_s=601)
     ledger.claim("w9", [], versions=["v9"], default_version="v9")
 
     claim(ledger, refused={"v9": "no such version"})
@@ -220,14 +296,6 @@ def test_jobs_of_two_versions_take_turns(ledger: Ledger) -> None:
     order = [chunk.lease.job_id for chunk in claim(ledger, versions=("v1", "v2")).chunks]
 
     assert order == jobs * 3
-
-
-def test_bytes_of_a_newer_format_are_no_version_to_load(ledger: Ledger) -> None:
-    submit(ledger, 1, format=7)
-
-    found = claim(ledger)
-
-    assert (found.chunks, found.waiting_version) == ([], None)
 
 
 # --- the term ---
@@ -326,7 +394,7 @@ def test_every_verb_refuses_another_protocol(
         lambda: ledger.renew("w1", {}, [Lane.BULK], [chunk.lease]),
         lambda: ledger.commit([Commit(chunk.lease, 2, 0, 0, b"results")]),
         lambda: ledger.release([chunk.lease]),
-        lambda: ledger.note("w1", chunk.lease, 0),
+        lambda: ledger.poll(list(Lane), versions=["v1"]),
         lambda: ledger.status(job),
         lambda: ledger.cancel(job),
         lambda: ledger.delete(job),
@@ -467,18 +535,11 @@ def test_job_that_ended_while_it_was_uploaded_cannot_be_sealed(ledger: Ledger) -
 # --- versions that cannot be loaded, again ---
 
 
-def test_old_refusal_does_not_fail_a_new_job(ledger: Ledger, raw: redis.Redis) -> None:
-    """Workers must have tried for ten minutes without a pause, not once some days ago."""
-    refused = {"v9": "no such version"}
-    claim(ledger, refused=refused)
-    shift_refusal(ledger, raw, "v9", since_s=90_000, last_s=90_000)
-    job = submit(ledger, 1, model_version="v9")
+def test_refusal_without_work_leaves_nothing(ledger: Ledger, raw: redis.Redis) -> None:
+    """Else a job that comes a day later would fail at once."""
+    claim(ledger, refused={"v9": "no such version"})
 
-    claim(ledger, refused=refused)
-    shift_refusal(ledger, raw, "v9", since_s=500)
-    claim(ledger, refused=refused)
-
-    assert ledger.status(job).state is JobState.QUEUED
+    assert not raw.hexists(ledger.keys.meta, "refused:v9")
 
 
 def test_refusals_are_forgotten_with_the_work_that_needed_them(ledger: Ledger, raw: redis.Redis) -> None:
@@ -495,20 +556,6 @@ def test_refusals_are_forgotten_with_the_work_that_needed_them(ledger: Ledger, r
 # --- what one call may cost ---
 
 
-def test_claim_walks_a_large_retried_job_in_several_calls(ledger: Ledger, raw: redis.Redis) -> None:
-    """Only the last of 1,500 chunks has a row to try again: one script must not look at all of them."""
-    job = submit(ledger, 1_500, rows=1)
-    for chunk in claim(ledger, lanes=[LaneRoom(Lane.BULK, 10_000, 10_000)]).chunks:
-        is_last = chunk.lease.chunk == 1_499
-        kept = {"failed": 1, "kept": 1, "kept_texts": chunk.payload} if is_last else {"failed": 0}
-        ledger.commit([Commit(chunk.lease, scored=1 - is_last, truncated=0, payload=b"r", **kept)])  # type: ignore[arg-type]
-    assert ledger.retry(job) == 1
-
-    calls = [len(claim(ledger).chunks) for _ in range(3)]
-
-    assert calls == [0, 0, 1]
-
-
 def test_retry_of_many_chunks_counts_each_row_once(ledger: Ledger, raw: redis.Redis) -> None:
     job = submit(ledger, 2_100, rows=1)
     chunks = claim(ledger, lanes=[LaneRoom(Lane.BULK, 10_000, 10_000)]).chunks
@@ -519,7 +566,7 @@ def test_retry_of_many_chunks_counts_each_row_once(ledger: Ledger, raw: redis.Re
 
     status = ledger.status(job)
     assert (status.pending, status.failed, raw.zcard(f"{ledger.keys.prefix}lane:bulk")) == (2_100, 0, 2_100)
-    again = claim(ledger, lanes=[LaneRoom(Lane.BULK, 10_000, 10_000)]).chunks
+    again = [chunk for _ in range(11) for chunk in claim(ledger, lanes=[LaneRoom(Lane.BULK, 10_000, 10_000)]).chunks]
     assert [chunk.lease.chunk for chunk in again] == list(range(2_100))
     assert all(chunk.pending == 1 for chunk in again)
 
@@ -635,11 +682,11 @@ def test_every_field_of_the_job_and_of_the_namespace_is_in_the_table(ledger: Led
     look(job)
     given_up = submit(ledger, 1, model_version="bad")
     claim(ledger, refused={"bad": "why"})
-    shift_refusal(ledger, raw, "bad", since_s=601)
+    refuse_since(ledger, raw, "bad", since_s=601)
     claim(ledger, refused={"bad": "why"})
     look(given_up)
     submit(ledger, 1)
-    make_suspects(ledger, raw)
+    die(ledger, raw, *(chunk.lease for chunk in claim(ledger).chunks))
     submit(ledger, 1, model_version="bad")
     claim(ledger, refused={"bad": "why"})
     ledger.sync()

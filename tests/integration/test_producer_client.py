@@ -409,7 +409,7 @@ def test_an_audit_of_a_completed_job_sees_records_that_are_pending(client, ledge
     score_waiting(ledger)
     with redis.Redis.from_url(redis_url) as server:
         rows, digest, *_, token = server.hget(ledger.keys.chunks(job.id), "0").split()
-        server.hset(ledger.keys.chunks(job.id), "0", b" ".join([rows, digest, b"10 0 0 0 0", token]))
+        server.hset(ledger.keys.chunks(job.id), "0", b" ".join([rows, digest, b"10 0 0 0 0 0", token]))
 
     assert job.audit().differences == ("the job is completed, and the records of its chunks have 10 rows pending",)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socketserver
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,12 +15,13 @@ from typing import Any
 import pytest
 import redis
 
+from producer.exporter import QueueCollector
 from scorequeue.masking import secrets_of
+from scorequeue.queue import make_app
 from scorequeue.settings import Settings
 from tests.processes import WorkerProcess, environment, until
 from tests.servers import RedisServer, password_of, server_with_users
 from tests.tiny import publish_tiny
-from worker.broker import make_app
 
 NO_JOB = "0" * 32
 
@@ -116,7 +119,7 @@ def test_remote_control_tells_no_password(registry, tmp_path):
             answers: list[Any] = []
             until(lambda: bool(answers.extend((inspect.stats() or {}).values()) or answers), what="a worker's answer")
 
-        assert answers[0]["broker"] == {"address": f"redis+socket://worker:**@{socket}"}
+        assert answers[0]["broker"] == {"address": f"scorequeue+socket://worker:**@{socket}"}
         assert_hidden(url, json.dumps(answers))
 
 
@@ -151,3 +154,113 @@ def test_address_that_cannot_be_read_is_not_shown(redis_server, registry, comman
     assert "w:rd" not in done.stderr
     assert "w%3Ard" not in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+LONG_PASSWORD = "w:rd-" + "0123456789abcdef" * 20
+"""A server repeats 128 bytes of a command that it does not know: only the beginning of this one."""
+
+
+@pytest.fixture
+def old_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A server that does not know HELLO, as Redis 5."""
+    options = ("--requirepass", LONG_PASSWORD, "--rename-command", "HELLO", "")
+    server = RedisServer(tmp_path, *options, user="default", password=LONG_PASSWORD)
+    server.start(wait=False)
+    plain = redis.Redis(port=server.port, password=LONG_PASSWORD, protocol=2)
+
+    def answers() -> bool:
+        try:
+            return bool(plain.ping())
+        except redis.RedisError:
+            return False
+
+    with plain:
+        until(answers, what="a server")
+    yield server
+    server.__exit__()
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("producer", "submit", "--text", "x"),
+        ("producer", "status", NO_JOB),
+        ("producer", "doctor"),
+        ("worker", "start"),
+        ("worker", "status"),
+        ("training.cli", "prune", "--keep", "1"),
+    ],
+)
+def test_server_that_does_not_know_hello_shows_no_password(old_server, registry, style, command):
+    """It answers with what came: HELLO 3 AUTH, the user, the password."""
+    done = run(old_server.url, style, *command, registry=registry, backend="fake")
+
+    assert done.returncode == 3, done.stderr
+    assert LONG_PASSWORD[:5] not in done.stdout + done.stderr
+    assert "HELLO" in done.stdout + done.stderr
+
+
+def test_server_that_does_not_know_hello_is_shown_as_away_by_the_exporter(old_server, caplog):
+    collector = QueueCollector(Settings(redis_url=old_server.url))
+
+    assert {sample.value for metric in collector.collect() for sample in metric.samples} == {0.0}
+
+    logged = str([record.__dict__ for record in caplog.records])
+    assert "HELLO" in logged
+    assert LONG_PASSWORD[:5] not in logged
+
+
+def test_celery_shows_no_password_of_a_server_that_does_not_know_hello(old_server):
+    """A server may be replaced under a worker; then Celery and kombu say what it answered."""
+    script = (
+        "import logging, sys; from scorequeue import logs; from scorequeue.settings import Settings;"
+        "from scorequeue.masking import secrets_of; from worker.broker import make_app;"
+        "settings = Settings(); logs.configure('debug', 'text', secrets=secrets_of(settings.redis_url));"
+        "app = make_app(settings); log = logging.getLogger('celery')\n"
+        "try: app.connection_for_write().default_channel.client.ping()\n"
+        "except Exception: log.exception('lost'); sys.exit(7)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment(redis_url=old_server.url),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert done.returncode == 7, done.stderr
+    assert "HELLO" in done.stderr
+    assert LONG_PASSWORD[:5] not in done.stderr
+
+
+class _Redis5(socketserver.StreamRequestHandler):
+    """Answers as Redis 5.0 does to what a client begins with."""
+
+    def handle(self) -> None:
+        while line := self.rfile.readline():
+            words = []
+            for _ in range(int(line[1:])):
+                size = int(self.rfile.readline()[1:])
+                words.append(self.rfile.read(size + 2)[:-2].decode())
+            if words[0] == "HELLO":
+                said = ", ".join(f"`{word}`" for word in words[1:])
+                self.wfile.write(f"-ERR unknown command `HELLO`, with args beginning with: {said}\r\n".encode())
+            elif words[0] == "INFO":
+                self.wfile.write(b"$20\r\nredis_version:5.0.14\r\n")
+            else:
+                self.wfile.write(b"+OK\r\n")
+
+
+def test_redis_5_is_refused_by_its_number(registry):
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Redis5) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"redis://someone:{LONG_PASSWORD}@127.0.0.1:{server.server_address[1]}/0"
+        said = {
+            command: run(url, "text", *command, registry=registry, backend="fake").stderr
+            for command in [("producer", "submit", "--text", "x"), ("worker", "start")]
+        }
+        server.shutdown()
+
+    assert set(said.values()) == {"Error: expected Redis 6.2 or newer, got 5.0; update the server\n"}

@@ -18,12 +18,12 @@ from scorequeue.errors import RedisRefusedError, RedisUnavailableError
 from scorequeue.jobs import Lane
 from scorequeue.keys import Keys
 from scorequeue.ledger import Ledger
+from scorequeue.queue import make_app
 from scorequeue.settings import Settings
 from tests.processes import WorkerProcess, environment, until
 from tests.proxies import Authority, TlsProxy
 from tests.servers import RedisServer
 from tests.tiny import publish_tiny
-from worker.broker import make_app
 
 NOT_TRUSTED = "is not trusted: .*ssl_ca_certs=FILE"
 OTHER_HOST = "is for another host: .*'127.0.0.1'.*ssl_check_hostname=false"
@@ -59,7 +59,7 @@ def reach_ledger(url: str) -> None:
 
 
 def reach_celery(url: str) -> None:
-    """Connect as a bell does, without the ledger to object first."""
+    """Connect as a wake-up does, without the ledger to object first."""
     app = make_app(Settings(redis_url=url))
     with closing(app), app.connection_for_write() as connection:
         connection.transport.establish_connection()  # once: connect() would try again two seconds later
@@ -68,23 +68,26 @@ def reach_celery(url: str) -> None:
 # --- a job ---
 
 
-def test_job_goes_through_tls_bells_too(
+def test_job_goes_through_tls_wake_ups_too(
     proxy: TlsProxy, authority: Authority, namespace: str, tmp_path: Path, redis_url: str
 ) -> None:
-    """A worker scores without bells too, so that alone would prove nothing of Celery's connection."""
+    """A worker scores without wake-ups too, so that alone would prove nothing of Celery's connection."""
     publish_tiny(tmp_path / "registry")
     url = proxy.url(ssl_ca_certs=authority.file)
     express = f"{Keys(namespace).celery_prefix}{Lane.EXPRESS}"
     settings = {"redis_url": url, "namespace": namespace, "registry": tmp_path / "registry", "backend": "fake"}
 
     with Client(url, namespace) as client, redis.Redis.from_url(redis_url) as plain:
-        job = client.submit(["The cat sat."] * 10)
-        assert plain.llen(express) == 1
-
         with WorkerProcess(tmp_path / "worker.log", **settings) as worker:
+            worker.pause()
+            job = client.submit(["The cat sat."] * 10)
+            sent = plain.llen(express)
+            worker.resume()
             status = job.wait(timeout_s=30)
-            until(lambda: plain.llen(express) == 0, what="a bell that left Celery's list")
+            until(lambda: plain.llen(express) == 0, what="a wake-up that left Celery's list")
             exit_status = worker.terminate()
+
+        assert sent == 1
 
         assert (status.scored, status.failed) == (10, 0)
         assert job.audit().is_clean

@@ -8,11 +8,14 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import transformers
 from transformers import pipeline
 
+import scorequeue
 from scorequeue.errors import ExitCode
 from scorequeue.registry import Registry
 from tests.tiny import make_tiny_base
@@ -234,3 +237,56 @@ def test_what_the_page_shows_from_python_runs(base: Path, dataset: Path, tmp_pat
     )
     assert len(list(tmp_path.glob("lightning_logs/version_0/checkpoints/*.ckpt"))) == 1
     assert list(tmp_path.glob("lightning_logs/version_0/events.out.tfevents.*"))
+
+
+def test_fit_runs_from_a_source_tree_that_is_not_installed(base: Path, dataset: Path, tmp_path: Path) -> None:
+    """Without our own package metadata; what publishing needs must not be missed after the last epoch."""
+    site = Path(transformers.__file__).parents[1]
+    (tmp_path / "site").mkdir()
+    for entry in site.iterdir():
+        if "scorequeue" not in entry.name:
+            (tmp_path / "site" / entry.name).symlink_to(entry)
+    source = Path(__file__).parents[2]
+
+    done = subprocess.run(
+        # -S: the environment's own site-packages stay out
+        [
+            sys.executable,
+            "-S",
+            "-m",
+            "training.cli",
+            "fit",
+            "--dataset",
+            dataset,
+            "--base-model",
+            base,
+            "--epochs",
+            "1",
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f"{source}{os.pathsep}{tmp_path / 'site'}"},
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+
+    assert done.returncode == ExitCode.DONE, done.stderr
+    manifest = Registry(tmp_path / ".scorequeue/registry").manifest(done.stdout.strip())
+    assert manifest.packages["scorequeue"] == scorequeue.__version__
+
+
+def test_registry_that_cannot_be_written_is_found_before_the_first_epoch(
+    base: Path, dataset: Path, tmp_path: Path, small_disk: Callable[[int], Path]
+) -> None:
+    (tmp_path / "no-folder").mkdir()
+    (tmp_path / "no-folder" / "versions").write_text("")
+    registries = {tmp_path / "no-folder": "Not a directory", small_disk(4 * 2**20) / "registry": "4 MB are free"}
+
+    for registry, why in registries.items():
+        done = run("fit", "--dataset", dataset, "--base-model", base, "--registry", registry, cwd=tmp_path)
+
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("Error: cannot publish")
+        assert why in line
+        assert done.returncode == ExitCode.UNEXPECTED
+    assert not (tmp_path / ".scorequeue").exists(), "no run was begun"

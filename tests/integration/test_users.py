@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,12 @@ from scorequeue.errors import RedisRefusedError
 from scorequeue.jobs import JobState, Lane
 from scorequeue.keys import Keys
 from scorequeue.ledger import Ledger
+from scorequeue.queue import make_app
 from scorequeue.settings import Settings
 from tests.processes import WorkerProcess, environment, until
 from tests.servers import RedisServer, password_of, server_with_users
 from tests.tiny import publish_tiny
 from training.pins import read_pins
-from worker.broker import make_app
 
 DOCS = Path(__file__).parents[2] / "docs" / "redis.md"
 
@@ -97,7 +97,7 @@ def refusals(server: RedisServer) -> list[dict[str, Any]]:
 def test_job_goes_through_with_a_user_for_each_side(
     server: RedisServer, worker: WorkerProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Bells too: one that is refused costs a job a quarter of a second, and nobody would notice."""
+    """Wake-ups too: one that is refused costs a job a quarter of a second, and nobody would notice."""
     with redis.Redis.from_url(server.url) as admin:
         admin.acl_log_reset()
         with Client(url_of(server, "producer"), NAMESPACE) as client, caplog.at_level(logging.WARNING):
@@ -110,7 +110,7 @@ def test_job_goes_through_with_a_user_for_each_side(
             assert express.wait(timeout_s=30).scored == 10
             assert len(list(bulk.results())) == 30_000
             assert bulk.audit().is_clean
-        until(lambda: admin.llen(f"{CELERY}express") + admin.llen(f"{CELERY}bulk") == 0, what="bells that were heard")
+        until(lambda: admin.llen(f"{CELERY}express") + admin.llen(f"{CELERY}bulk") == 0, what="wake-ups that were read")
 
     assert worker.terminate() == 0
     assert refusals(server) == []
@@ -125,6 +125,25 @@ def test_remote_control_reaches_the_worker(server: RedisServer, worker: WorkerPr
         answers: list[Any] = []
         until(lambda: bool(answers.extend(app.control.ping(timeout=1, connection=connection)) or answers))
 
+    assert refusals(server) == []
+
+
+def test_monitor_sees_the_worker(server: RedisServer, worker: WorkerProcess) -> None:
+    """Flower and `celery events` with the worker's password."""
+    app = make_app(Settings(redis_url=url_of(server, "worker"), namespace=NAMESPACE))
+    seen: list[dict[str, Any]] = []
+
+    with closing(app), app.connection_for_read() as connection:
+        receiver = app.events.Receiver(connection, handlers={"*": seen.append})
+
+        def has_seen() -> bool:
+            with suppress(TimeoutError):
+                receiver.capture(limit=1, timeout=2)
+            return bool(seen)
+
+        until(has_seen, what="an event of the worker")
+
+    assert seen[0]["hostname"].startswith("scorequeue-")
     assert refusals(server) == []
 
 

@@ -16,7 +16,6 @@ import pytest
 import redis
 
 from producer import Client
-from scorequeue.bells import SCORE_TASK
 from scorequeue.errors import ExitCode
 from scorequeue.jobs import ErrorCode, JobSpec, JobState, Lane
 from scorequeue.keys import Keys
@@ -28,7 +27,6 @@ from tests.faults.faulty_worker import TOKEN_HANGING
 from tests.processes import WorkerProcess, environment, until
 from tests.servers import RedisServer
 from tests.tiny import make_tiny_base, publish_tiny
-from worker.broker import make_app
 
 
 @pytest.fixture
@@ -180,25 +178,13 @@ def test_worker_goes_on_when_redis_is_back(worker: WorkerProcess, server: RedisS
         assert job.status().scored == 1000
 
 
-def submit_bytes(server: RedisServer, payload: bytes, *, chunk_format: int = 1) -> str:
+def submit_bytes(server: RedisServer, payload: bytes) -> str:
     """Submit one row as bytes that no producer here would write."""
     ledger = Ledger.connect(Settings(redis_url=server.url, namespace="n"))
-    spec = JobSpec(id=uuid.uuid4().hex, lane=Lane.BULK, chunk_rows=1, ttl_s=60, format=chunk_format)
+    spec = JobSpec(id=uuid.uuid4().hex, lane=Lane.BULK, chunk_rows=1, ttl_s=60)
     ledger.submit(spec, [ChunkUpload(payload, 1, "00" * 16)])
     ledger.close()
     return spec.id
-
-
-def test_chunks_of_a_newer_format_are_left_alone(worker: WorkerProcess, server: RedisServer) -> None:
-    """They wait for a worker that reads them; other jobs go on meanwhile."""
-    newer = submit_bytes(server, b"\x09\0\0\0\0", chunk_format=9)
-
-    with Client(server.url, "n") as client:
-        for _ in range(3):
-            client.submit(["The cat sat."] * 100, lane="bulk").wait(timeout_s=30)
-
-        assert client.job(newer).status().state is JobState.QUEUED
-    assert "level=error" not in worker.log.read_text()
 
 
 def test_damaged_chunk_fails_its_rows_and_no_other(worker: WorkerProcess, server: RedisServer) -> None:
@@ -227,15 +213,6 @@ def test_worker_leaves_a_namespace_that_a_newer_program_serves(worker: WorkerPro
     assert "Traceback" not in worker.log.read_text()
 
 
-def test_worker_leaves_at_a_bell_of_a_newer_protocol(worker: WorkerProcess, server: RedisServer) -> None:
-    app = make_app(Settings(redis_url=server.url, namespace="n"))
-    app.send_task(SCORE_TASK, args=("bulk",), kwargs={"protocol": 99}, queue="bulk")
-
-    assert worker.wait() == ExitCode.REDIS
-    assert "action=too_old" in worker.log.read_text()
-    app.close()
-
-
 def test_job_for_a_version_that_is_not_there_fails(worker: WorkerProcess, server: RedisServer) -> None:
     """Half a minute until it is tried, ten minutes until it is given up; other jobs go on meanwhile."""
     with Client(server.url, "n") as client, redis.Redis.from_url(server.url) as raw:
@@ -245,8 +222,8 @@ def test_job_for_a_version_that_is_not_there_fails(worker: WorkerProcess, server
         client.submit(["The cat sat."]).wait(timeout_s=30)
         assert lost.status().state is JobState.QUEUED
 
-        _since, last = (raw.hget("{n}:meta", "refused:20200101T000000-aaaaaa") or b"").split()
-        raw.hset("{n}:meta", "refused:20200101T000000-aaaaaa", f"{int(last) - 601_000} {int(last)}")
+        since = int(raw.hget("{n}:meta", "refused:20200101T000000-aaaaaa") or 0)
+        raw.hset("{n}:meta", "refused:20200101T000000-aaaaaa", since - 601_000)
         status = lost.wait(timeout_s=90)
 
     assert (status.state, status.cancelled) == (JobState.FAILED, 1)

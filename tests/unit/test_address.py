@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import pytest
 import redis
@@ -16,8 +16,8 @@ from kombu.transport.redis import Channel
 from scorequeue import scripts
 from scorequeue.address import read_address
 from scorequeue.errors import RedisUnavailableError
+from scorequeue.queue import make_app
 from scorequeue.settings import Settings
-from worker.broker import make_app
 
 COMPARED = ("host", "port", "path", "db", "username", "password", "ssl_cert_reqs", "ssl_check_hostname", "ssl_ca_certs")
 DEFAULTS = {"host": "localhost", "port": 6379, "db": 0}
@@ -85,6 +85,27 @@ def test_any_password_arrives_on_both_sides(user: str, password: str, db: int) -
     assert (again.options["username"], again.options["password"]) == (user, password)
 
 
+def test_sentinels_and_the_name_of_their_master_arrive_on_both_sides() -> None:
+    url = "sentinel://some%40one:se%2Fcret@h1:26379,h2,[::1]:7000/my-master?db=2"
+    places = [("h1", 26379), ("h2", 26379), ("::1", 7000)]
+
+    with scripts.connect(url) as client:
+        pool = client.connection_pool
+        nodes = [node.connection_pool.connection_kwargs for node in pool.sentinel_manager.sentinels]
+        assert [(node["host"], node["port"]) for node in nodes] == places
+        assert pool.service_name == "my-master"
+        who = {name: pool.connection_kwargs[name] for name in ("username", "password", "db")}
+    app = make_app(Settings(redis_url=url))
+    with app.connection_for_write() as connection:
+        theirs = [urlsplit(alternate) for alternate in connection.alt]
+        assert [(place.hostname, place.port) for place in theirs] == places
+        assert connection.transport_options["master_name"] == "my-master"
+        assert (connection.userid, connection.password, connection.virtual_host) == ("some@one", "se/cret", "2")
+    app.close()
+
+    assert who == {"username": "some@one", "password": "se/cret", "db": 2}
+
+
 def test_certificate_and_host_are_checked_unless_told_otherwise() -> None:
     for read in (read_by_ledger("rediss://redis"), read_by_celery("rediss://redis")):
         assert read["ssl_cert_reqs"] == "required"
@@ -101,6 +122,10 @@ def test_certificate_and_host_are_checked_unless_told_otherwise() -> None:
         ("redis://someone:12#secret@redis", "%23"),
         ("redis://someone:secret@redis\u2100", "%40"),
         ("redis://redis/secret", "number of a database"),
+        ("sentinel://someone:secret@h1,h2", "sentinel://HOST:PORT,HOST:PORT/MASTER"),
+        ("sentinel://someone:sec/ret@h1/master", "%2F"),
+        ("sentinel://h1:99999/master", "options are db"),
+        ("sentinel://h1/master?decode_responses=secret", "options are db"),
         ("redis://redis?db=secret", "%40"),
         ("redis://redis?decode_responses=secret", "options are db"),
         ("redis://redis?ssl_ca_certs=/ca.pem", "with rediss://"),

@@ -1,4 +1,4 @@
-"""``worker bench`` on a tiny model: every way of running it is measured, compared, drawn and kept."""
+"""``worker bench`` on a tiny model: every way of running it is measured, compared and kept."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyp
 
 
 def test_backends_are_compared_and_their_budgets_kept(run, folder: Path) -> None:  # type: ignore[no-untyped-def]
-    done = run("--json", "--sentences", str(folder / "in.txt"), "--plot", str(folder / "bench.png"))
+    done = run("--json", "--sentences", str(folder / "in.txt"))
 
     assert done.exit_code == 0, done.output
     torch, openvino = json.loads(done.stdout)
@@ -57,7 +57,6 @@ def test_backends_are_compared_and_their_budgets_kept(run, folder: Path) -> None
         assert way["rows_per_s"] > 0
         assert way["token_budget"] in [point["token_budget"] for point in way["points"]]
         assert 0 <= way["padding"] < 0.5
-    assert (folder / "bench.png").read_bytes().startswith(b"\x89PNG")
     assert len(json.loads((folder / "cache" / sweep.FILE_NAME).read_text())) == 2
 
 
@@ -81,36 +80,6 @@ def test_sentences_that_cannot_be_read_are_wrong_usage(run, tmp_path: Path, cont
 
     assert done.exit_code == ExitCode.USAGE
     assert "expected a" in done.stderr
-
-
-@pytest.mark.parametrize("name", ["nowhere/bench.png", "."])
-def test_a_plot_that_cannot_be_drawn_is_said_before_minutes_are_spent(run, tmp_path: Path, name: str) -> None:  # type: ignore[no-untyped-def]
-    done = run("--plot", str(tmp_path / name))
-
-    assert done.exit_code == ExitCode.USAGE
-    assert "expected a file to draw into" in done.stderr
-    assert "measured" not in done.stderr
-
-
-def test_a_missing_plot_library_is_said_before_minutes_are_spent(run, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)
-
-    done = run("--plot", str(tmp_path / "bench.png"))
-
-    assert done.exit_code == ExitCode.USAGE
-    assert "scorequeue[bench]" in done.stderr
-    assert "measured" not in done.stderr
-
-
-def test_what_was_measured_is_printed_though_the_plot_fails(run, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    """The disk may be full by then."""
-    monkeypatch.setattr(bench, "check_plot", lambda path: None)
-
-    done = run("--backend", "torch", "--plot", str(tmp_path / "nowhere" / "bench.png"))
-
-    assert done.exit_code == ExitCode.USAGE
-    assert "* the budget that is taken" in done.stdout
-    assert "--plot" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -14,19 +14,18 @@ from scorequeue.overview import LaneView, Overview, ServerView, WorkerView
 
 GIB = 2**30
 
-SERVER = ServerView("7.2.4", "standalone", "master", GIB, 4 * GIB, "noeviction", True, True, True, 0, None)
+SERVER = ServerView("7.2.4", "master", GIB, 4 * GIB, "noeviction", True, True, True, 0, None)
 WORKER = WorkerView("w1", "host:1", "1.0", "v1", {}, 10, 1.0)
-BUSY = LaneView(Lane.BULK, 1_000, 800, 12.0, 0, ("w1",))
+BUSY = LaneView(Lane.BULK, 1_000, 800, 12.0, ("w1",))
 OVERVIEW = Overview(
     at_s=1e9,
     clock_ahead_s=0.01,
     round_trip_s=0.001,
-    protocol=2,
-    lanes=(LaneView(Lane.EXPRESS, 0, 0, 0.0, 0, ("w1",)), BUSY),
+    protocol=3,
+    lanes=(LaneView(Lane.EXPRESS, 0, 0, 0.0, ("w1",)), BUSY),
     leases=3,
     overdue_leases=0,
     leases_expired=0,
-    suspected=0,
     workers=(WORKER,),
     server=SERVER,
 )
@@ -38,7 +37,7 @@ HEALTHY = Facts(
     settings={"appendfsync": "everysec", "lazyfree-lazy-expire": "yes"},
     overdue=0,
     taken_back=0,
-    bells={"express": 0, "bulk": 0},
+    write_error="",
     registry=REGISTRY,
 )
 
@@ -66,7 +65,9 @@ def test_healthy_system_has_nothing_to_do():
 @pytest.mark.parametrize(
     ("facts", "name", "state", "said"),
     [
-        (with_server(mode="cluster"), "version", "fail", "not a cluster"),
+        (HEALTHY._replace(write_error="it is a replica; name its master"), "writes", "fail", "name its master"),
+        (HEALTHY._replace(write_error=None), "writes", "unknown", "this user may not write"),
+        (with_server(replicas=1, good_replicas=0), "min-replicas-to-write", "fail", "0 of 1 replicas keep up"),
         (with_server(role="slave"), "role", "fail", "master"),
         (with_server(has_append_only_file=False), "appendonly", "fail", "CONFIG SET appendonly yes"),
         (with_server(has_append_only_file=None), "appendonly", "unknown", "does not say"),
@@ -87,7 +88,6 @@ def test_healthy_system_has_nothing_to_do():
         (with_overview(clock_ahead_s=-7.5), "clock", "warn", "7.5 s behind"),
         (with_overview(clock_ahead_s=7.5, round_trip_s=6.0), "clock", "ok", "7.5 s"),
         (with_overview(lanes=(BUSY._replace(live_workers=()),)), "lane bulk", "warn", "worker start"),
-        (HEALTHY._replace(bells={"bulk": 2}), "lane bulk", "warn", "bells that nobody heard: 2"),
         (HEALTHY._replace(overdue=4, taken_back=4), "leases", "warn", "4 of them went back"),
         (HEALTHY._replace(overdue=4, taken_back=0), "leases", "warn", "a full term first"),
         (HEALTHY._replace(overdue=4, taken_back=None), "leases", "warn", "cannot be taken back from here"),
@@ -113,7 +113,7 @@ def test_what_is_wrong_is_named_with_the_next_step(facts: Facts, name: str, stat
 
 def test_lane_without_rows_needs_no_worker():
     """Scaled to zero is a state, not a fault: only the line of the workers says that none is live."""
-    idle = LaneView(Lane.BULK, 0, 0, 0.0, 0, ())
+    idle = LaneView(Lane.BULK, 0, 0, 0.0, ())
 
     found = diagnose(with_overview(lanes=(idle,), workers=()))
 

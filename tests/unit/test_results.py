@@ -22,7 +22,7 @@ GUILTY = RowError(ErrorCode.WORKER_LOST, "two workers")
 def leased(chunk: Chunk, *, before: bytes = b"", pending: int | None = None) -> LeasedChunk:
     lease = Lease("0" * 32, 0, "token")
     rows = len(chunk) if pending is None else pending
-    return LeasedChunk(lease, "v1", chunk.first_row, rows, 0, {}, encode_chunk(chunk), before)
+    return LeasedChunk(lease, "v1", chunk.first_row, rows, 0, encode_chunk(chunk), before)
 
 
 def commit(

@@ -56,7 +56,7 @@ def encode_in(pool: TokenizerPool, files: TokenizerFiles, texts: list[str]) -> E
 
     def task() -> None:
         try:
-            found.append(pool.encode(files, texts))
+            found.extend(pool.encode(files, [texts]))
         finally:
             is_done.set()
 
@@ -144,7 +144,7 @@ def test_a_pool_knows_how_long_a_text_has_kept_a_thread(make_pool: MakePool, mon
     pool = make_pool(False)
     assert pool.longest_s() == 0
 
-    thread = threading.Thread(target=pool.encode, args=(TokenizerFiles(), ["text"]))
+    thread = threading.Thread(target=pool.encode, args=(TokenizerFiles(), [["text"]]))
     thread.start()
     until(lambda: pool.longest_s() > 0.05, what="a text that takes long")
     gate.set()

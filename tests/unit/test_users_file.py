@@ -16,26 +16,27 @@ FILE = "deploy/redis/users.acl"
 
 SCRIPTS = {
     "producer": {"open", "add_chunks", "touch", "seal", "sync", "sweep", "cancel", "retry", "delete", "discard"},
-    "worker": {"claim", "renew", "commit", "release", "note", "void", "depart"},
+    "worker": {"claim", "renew", "commit", "release", "poll", "void", "depart"},
 }
 """Who runs which script. A new script must be put here."""
 
 ANYBODY = {"ping", "info", "select", "time"}
 SCRIPT_RUNNERS = {"eval", "evalsha"}
-BELL_RINGERS = {"multi", "exec", "sadd", "llen", "lpush"}
+WAKE_UP_SENDERS = {"multi", "exec", "sadd", "smembers", "llen", "lpush"}
 """What kombu sends to publish: it declares queue and exchange, then pushes."""
 
 OUTSIDE_SCRIPTS = {
     "producer": ANYBODY
     | SCRIPT_RUNNERS
     | {"hexists", "hget", "hgetall", "hmget", "zrange", "zscore"}  # scorequeue/inquiries.py
-    | {"llen", "zcount"}  # scorequeue/overview.py: producer doctor
+    | {"zcount"}  # scorequeue/overview.py: producer doctor
+    | WAKE_UP_SENDERS
     | {"subscribe", "unsubscribe"},  # waiting for a job's end
     "worker": ANYBODY
     | SCRIPT_RUNNERS
-    | BELL_RINGERS
-    | {"hget", "hgetall", "zrange", "llen"}  # worker status, the watchdog
-    | {"brpop"}  # kombu: bells
+    | WAKE_UP_SENDERS
+    | {"hget", "hgetall", "zrange", "llen"}  # worker status
+    | {"brpop"}  # kombu: wake-ups
     | {"psubscribe", "punsubscribe", "publish", "smembers", "srem"}  # kombu: remote control, and its answers
     | {"zadd", "zrangebyscore", "zrem", "exists", "del", "script|exists", "script|load"},  # kombu: bindings that expire
     "exporter": ANYBODY | {"hget", "hgetall", "hlen", "hmget", "llen", "zcard", "zcount", "zrange"},

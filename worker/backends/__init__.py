@@ -25,6 +25,10 @@ class DeviceFullError(Exception):
     """The device has no memory for this batch; a smaller one may go."""
 
 
+class DeviceLostError(Exception):
+    """This process can use the device no more, whatever it is given: after a CUDA assert, say."""
+
+
 @dataclass(frozen=True)
 class Encodings:
     """Tokenised rows, end to end.

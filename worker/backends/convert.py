@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import logging
 import os
 import shutil
-import tempfile
 import time
 import uuid
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
-from scorequeue.errors import ConversionError, ConversionStoppedError, VerificationError
+from scorequeue.errors import ConversionError, VerificationError
 from scorequeue.logs import fields
 from worker.backends.quiet_openvino import openvino
 
 log = logging.getLogger(__name__)
-
-MODEL_FILE = "model.xml"
 
 CHECKED_TOKENS = 320
 """Tokens of the row that a converted model is tried on, beside a short one: more than any attention window in use."""
@@ -38,45 +32,47 @@ FORMAT = 1
 KEPT = 4
 """Converted models that stay on disk: 90 MB each for MiniLM, and a refresh may bring one a day."""
 
-MAKING = ".making-"
-"""Prefix of folders in which a model is being made."""
-
 ABANDONED_S = 3600
-"""Age at which such a folder is nobody's any more: a conversion takes seconds, of a very large model minutes."""
+"""Age at which a half-written model is left behind by a killed worker: writing takes seconds."""
+
+_MODEL_FILE = "model.xml"
+_MAKING = ".making-"
 
 
-@contextmanager
-def converted(folder: Path, cache_dir: Path, *, max_length: int) -> Iterator[Path]:
-    """Lend a folder with the converted model of a checkpoint, made now if none is kept that can be used.
+def converted(folder: Path, cache_dir: Path, *, max_length: int) -> Any:
+    """Return a checkpoint as an OpenVINO model: the one that is kept, else converted now and kept.
 
-    Safe beside other processes: a model is written aside and renamed, and one that is whole is never taken away while
-    it is among the last ``KEPT`` used. A cache that is full, or that cannot be read or written, costs the next start a
-    conversion, and nothing else: the model is then made in a temporary folder, which goes when the block ends. A model
-    that OpenVINO has compiled no longer needs it.
+    Safe beside other processes: a model is written aside and renamed. A cache that is full, or that cannot be read or
+    written, costs the next start a conversion, and nothing else.
 
     Args:
         folder: A transformers folder with safetensors weights.
         cache_dir: Where converted models are kept; made if need be.
         max_length: Most tokens that the model reads: no longer row is tried.
 
-    Yields:
-        A folder with model.xml and model.bin, float32.
+    Returns:
+        A model that can be compiled, float32.
 
     Raises:
         VerificationError: The folder cannot be loaded, or lacks weights of the classifier.
-        ConversionError: OpenVINO does not know the architecture, or computes other scores.
-        ConversionStoppedError: There is no room for the model anywhere, or no memory.
+        ConversionError: OpenVINO does not know the architecture, computes other scores, or has no memory for it.
     """
-    home = cache_dir / "openvino"
-    kept = home / fingerprint(folder)
-    _forget_abandoned(home)
-    with ExitStack() as leaving:
-        if _is_usable(kept):
-            with suppress(OSError):
-                os.utime(kept)  # most recently used
-            yield kept
-        else:
-            yield _make(folder, kept, leaving, max_length=max_length)
+    kept = cache_dir / "openvino" / fingerprint(folder)
+    if _is_whole(kept):
+        with suppress(OSError):
+            os.utime(kept)  # most recently used
+        return openvino.Core().read_model(str(kept / _MODEL_FILE))
+    try:
+        model = _traced(folder, max_length)
+    except (ConversionError, VerificationError):
+        raise
+    except Exception as error:
+        raise ConversionError(f"{folder} cannot be converted for OpenVINO: {last_line(error)}") from error
+    try:
+        _keep(model, kept)
+    except (OSError, RuntimeError) as error:  # OpenVINO raises the latter when the disk is full
+        log.warning("converted models cannot be kept", extra=fields("cache_unwritable", error=last_line(error)))
+    return model
 
 
 def fingerprint(folder: Path) -> str:
@@ -93,108 +89,40 @@ def fingerprint(folder: Path) -> str:
     return content.hexdigest()[:32]
 
 
-def _make(folder: Path, kept: Path, leaving: ExitStack, *, max_length: int) -> Path:
-    """Convert; returns the folder to load from. What is not kept goes when ``leaving`` ends."""
+def _keep(model: Any, kept: Path) -> None:
+    """Put a model where the next start finds it, in place of a damaged one, and forget old ones."""
     home = kept.parent
-    made = home / f"{MAKING}{uuid.uuid4().hex}"
+    made = home / f"{_MAKING}{uuid.uuid4().hex}"
+    made.mkdir(parents=True)  # not mkdtemp, which closes it to everyone else who shares the cache
     try:
-        home.mkdir(parents=True, exist_ok=True)
-        made.mkdir()  # not mkdtemp, which closes it to everyone else who shares the cache
-        leaving.callback(shutil.rmtree, made, ignore_errors=True)
-        _convert(folder, made, max_length)
+        # Left to itself, save_model halves the weights to float16.
+        openvino.save_model(model, made / _MODEL_FILE, compress_to_fp16=False)
         (made / "sha256").write_text(_digest(made))
-    except OSError as error:
-        shutil.rmtree(made, ignore_errors=True)  # its room may be that of the temporary folder
-        log.warning("converted models cannot be kept", extra=fields("cache_unwritable", error=str(error)))
-    else:
-        ready = _keep(made, kept)
-        _forget_old(home)
-        return ready
-    try:
-        aside = tempfile.TemporaryDirectory(prefix="scorequeue-openvino-", ignore_cleanup_errors=True)
-        made = Path(leaving.enter_context(aside))
-        _convert(folder, made, max_length)
-    except OSError as error:
-        raise ConversionStoppedError(
-            f"OpenVINO's copy of {folder} can be written neither to {home} nor to {tempfile.gettempdir()} ({error}); "
-            "make room in one of them and start the worker again"
-        ) from error
-    return made
-
-
-def _keep(made: Path, kept: Path) -> Path:
-    """Put a model where the next start finds it; returns the folder to load it from.
-
-    What is kept there may be another process's that was faster, and is as good; only a damaged one makes way.
-    """
-    with suppress(OSError):
-        made.rename(kept)  # fails if there is one
-        return kept
-    try:
-        with _one_at_a_time(kept.parent):
-            if _is_whole(kept):
-                return kept
-            damaged = made.with_name(f"{made.name}-damaged")
-            kept.rename(damaged)
+        if not _is_whole(kept):  # else another process was faster, and its model is as good
+            shutil.rmtree(kept, ignore_errors=True)
             made.rename(kept)
-            shutil.rmtree(damaged, ignore_errors=True)
-            return kept
-    except OSError as error:  # another user's, mostly
-        facts = fields("cache_unwritable", error=str(error))
-        log.warning("the converted model that is kept can be neither read nor replaced", extra=facts)
-        return made
-
-
-@contextmanager
-def _one_at_a_time(home: Path) -> Iterator[None]:
-    """Keep others from replacing a model: between their look and their rename it may have become a whole one."""
-    lock = os.open(home, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # NFS locks no folders: there, only the look just before guards it
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
     finally:
-        os.close(lock)
-
-
-def _is_usable(kept: Path) -> bool:
-    try:
-        return _is_whole(kept)
-    except OSError:
-        return False
+        shutil.rmtree(made, ignore_errors=True)
+    old = sorted(home.glob("[0-9a-f]*"), key=_changed_at, reverse=True)[KEPT:]
+    abandoned = [left for left in home.glob(f"{_MAKING}*") if time.time() - _changed_at(left) > ABANDONED_S]
+    for left in old + abandoned:
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _is_whole(kept: Path) -> bool:
-    """Whether a model is there, as it was written.
-
-    Raises:
-        OSError: It cannot be read, which says nothing about it.
-    """
+    """Whether a model is there, and as it was written."""
     try:
-        return (kept / "sha256").read_bytes() == _digest(kept).encode()
-    except (FileNotFoundError, NotADirectoryError):
+        return (kept / "sha256").read_text() == _digest(kept)
+    except (OSError, UnicodeDecodeError):
         return False
 
 
 def _digest(folder: Path) -> str:
     digest = hashlib.sha256()
-    for name in (MODEL_FILE, "model.bin"):
+    for name in (_MODEL_FILE, "model.bin"):
         with (folder / name).open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
-
-
-def _forget_old(home: Path) -> None:
-    kept = sorted(home.glob("[0-9a-f]*"), key=_changed_at, reverse=True)
-    for old in kept[KEPT:]:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _forget_abandoned(home: Path) -> None:
-    """Remove what killed workers left half made."""
-    for left in home.glob(f"{MAKING}*"):
-        if time.time() - _changed_at(left) > ABANDONED_S:
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def _changed_at(path: Path) -> float:
@@ -204,42 +132,8 @@ def _changed_at(path: Path) -> float:
         return time.time()
 
 
-def _convert(folder: Path, target: Path, max_length: int) -> None:
-    """Convert where there is room. It takes torch and transformers, which are loaded for it alone.
-
-    Raises:
-        OSError: There is no room, or the model could not be written.
-        VerificationError: The folder cannot be loaded, or lacks weights of the classifier.
-        ConversionError: OpenVINO does not know the architecture, or computes other scores.
-        ConversionStoppedError: There is no memory for it.
-    """
-    needed = sum(file.stat().st_size for file in folder.glob("*.safetensors"))  # at least: some are float16
-    free = shutil.disk_usage(target).free
-    if free < needed:
-        raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed, {free:,} are free", str(target))
-    try:
-        graph = _graph(folder, max_length)
-    except (MemoryError, RuntimeError, VerificationError) as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, MemoryError) or "DefaultCPUAllocator" in str(cause):  # OpenVINO's and Python's, torch's
-            raise ConversionStoppedError(
-                f"there is not enough memory to convert {folder} for OpenVINO ({cause}); give the worker more (some "
-                "700 MB for a small model) and start it again"
-            ) from error
-        if isinstance(error, VerificationError):
-            raise
-        raise ConversionError(f"{folder} cannot be converted for OpenVINO: {last_line(error)}") from error
-    except Exception as error:
-        raise ConversionError(f"{folder} cannot be converted for OpenVINO: {last_line(error)}") from error
-    try:
-        # Left to itself, save_model halves the weights to float16.
-        openvino.save_model(graph, target / MODEL_FILE, compress_to_fp16=False)
-    except RuntimeError as error:
-        raise OSError(errno.EIO, f"OpenVINO could not write the model ({last_line(error)})", str(target)) from error
-
-
-def _graph(folder: Path, max_length: int) -> Any:
-    """Convert a checkpoint in memory, and compare its scores with torch's."""
+def _traced(folder: Path, max_length: int) -> Any:
+    """Convert a checkpoint, and compare its scores with torch's. torch and transformers are loaded for it alone."""
     import torch
 
     from worker.backends.checkpoint import load_classifier

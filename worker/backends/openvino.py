@@ -11,7 +11,7 @@ import numpy as np
 
 from scorequeue.errors import UsageError, VerificationError
 from worker.backends import DeviceFullError, PaddedBatch, Running, Scores
-from worker.backends.convert import MODEL_FILE, converted, last_line
+from worker.backends.convert import converted, last_line
 from worker.backends.quiet_openvino import openvino
 from worker.cpu import has_native_bfloat16, streams, usable_cpus
 
@@ -33,7 +33,7 @@ class OpenVinoBackend:
     Raises:
         UsageError: There is no such dtype here.
         VerificationError: The folder cannot be loaded, or lacks weights of the classifier.
-        ConversionError: OpenVINO does not know the architecture, or was kept from converting it.
+        ConversionError: OpenVINO cannot convert it.
     """
 
     name = "openvino"
@@ -51,11 +51,11 @@ class OpenVinoBackend:
             "NUM_STREAMS": str(streams()),
             "INFERENCE_NUM_THREADS": str(self._threads),
         }
-        with converted(folder, cache_dir, max_length=max_length) as ready:
-            try:
-                self._compiled = openvino.Core().compile_model(str(ready / MODEL_FILE), "CPU", settings)
-            except RuntimeError as error:
-                raise VerificationError(f"{ready} does not compile in OpenVINO: {last_line(error)}") from error
+        model = converted(folder, cache_dir, max_length=max_length)
+        try:
+            self._compiled = openvino.Core().compile_model(model, "CPU", settings)
+        except RuntimeError as error:
+            raise VerificationError(f"{folder} does not compile in OpenVINO: {last_line(error)}") from error
         if self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() != PRECISIONS[dtype]:
             raise UsageError(f"this CPU does not compute in {dtype}; leave --dtype out, or name float32")
         self.dtype = dtype

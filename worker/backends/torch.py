@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 
 from scorequeue.errors import UsageError
-from worker.backends import DeviceFullError, PaddedBatch, Running, Scores
+from worker.backends import DeviceFullError, DeviceLostError, PaddedBatch, Running, Scores
 from worker.backends.checkpoint import load_classifier
 from worker.cpu import has_native_bfloat16, streams, usable_cpus
 
@@ -33,6 +33,9 @@ READY_MASK_MODELS = ("bert", "distilbert", "roberta", "xlm-roberta", "camembert"
 
 MEMORY_WORDS = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 """How torch says that memory is short where it raises a bare RuntimeError."""
+
+LOST_WORDS = "CUDA error"
+"""How it says that the process's context is of no more use."""
 
 T = TypeVar("T")
 
@@ -201,6 +204,7 @@ def _within_memory(run: Callable[[], T]) -> T:
 
     Raises:
         DeviceFullError: Memory is short; torch says so in several ways.
+        DeviceLostError: The device is of no more use to this process.
         Exception: Whatever else ``run`` raised.
     """
     try:
@@ -210,6 +214,8 @@ def _within_memory(run: Callable[[], T]) -> T:
     except RuntimeError as error:
         reason = str(error)
         if not any(word in reason for word in MEMORY_WORDS):
+            if LOST_WORDS in reason:
+                raise DeviceLostError(reason) from error
             raise
     # Not inside the handlers, and with no cause: the error's frames hold what the failed pass had on the device, which
     # would be there still while its halves run. A context manager would not do: what it raises has a context.

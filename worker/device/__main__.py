@@ -5,6 +5,7 @@ loading -> ready -> (batch -> scores)*      ends with the socket, with a version
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -15,14 +16,17 @@ from queue import SimpleQueue
 
 from scorequeue import logs
 from scorequeue.errors import DeviceSickError, ExitCode, ScorequeueError
+from scorequeue.logs import fields
 from scorequeue.registry import Registry
-from worker.backends import DeviceFullError, PaddedBatch, Running
+from worker.backends import DeviceFullError, DeviceLostError, PaddedBatch, Running
 from worker.child import connect_to_parent
 from worker.device.loading import LoadedModel, load_model
 from worker.device.messages import BatchFailed, CheckGolden, Healthy, Loaded, LoadFailed, LoadRequest, Scored, Sick
 from worker.device.sweep import find_budget
 
 STARTED_AT = time.monotonic()
+
+log = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -104,6 +108,9 @@ def _answer(model: LoadedModel, rows: int, running: Running | Exception) -> Scor
         if isinstance(running, Exception):
             raise running
         return Scored(model.checked(running.scores(), rows=rows))
+    except DeviceLostError as error:
+        log.error("the device can be used no more", extra=fields("device_unusable", error=str(error)))
+        os._exit(ExitCode.UNEXPECTED)  # the worker starts a fresh process, and finds the row
     except Exception as error:
         trace = "".join(traceback.format_exception(error))
         is_memory = isinstance(error, DeviceFullError)

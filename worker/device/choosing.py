@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from scorequeue.errors import ConversionError, ConversionStoppedError, MissingExtraError, UsageError
+from scorequeue.errors import ConversionError, MissingExtraError, UsageError
 from scorequeue.logs import fields
 from worker.backends import Backend
 from worker.cpu import has_nvidia_driver
@@ -91,10 +91,7 @@ def open_backend(folder: Path, *, backend: str, device: str, dtype: str, cache_d
         except ConversionError as error:
             if backend == "openvino":
                 raise
-            if isinstance(error, ConversionStoppedError):
-                log.warning("the conversion for OpenVINO stopped", extra=fields("conversion_stopped", error=str(error)))
-            else:
-                log.warning("OpenVINO cannot run this checkpoint", extra=fields("not_converted", error=str(error)))
+            log.warning("OpenVINO cannot run this checkpoint", extra=fields("not_converted", error=str(error)))
             choice = Choice("torch", str(error))
     from worker.backends.torch import TorchBackend
 
