@@ -42,8 +42,8 @@ class Control:
     """What a test asks of the device, and what the device notes.
 
     Files: ``gate`` holds batches up while it is there, ``sick`` makes every batch raise, ``slow`` has the seconds of a
-    batch of several rows, ``memory`` the most tokens of one and for how many failures, ``extra`` rows too many, ``batches`` the rows,
-    width and first tokens of each batch.
+    batch of several rows, ``memory`` the most tokens of one and for how many failures, ``extra`` how many scores there
+    are too many, ``batches`` the rows, width and first tokens of each batch.
     """
 
     def __init__(self, folder: Path) -> None:

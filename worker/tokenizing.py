@@ -178,9 +178,9 @@ class TokenizerPool:
         return time.monotonic() - min(begun) if begun else 0.0
 
     def encode(self, files: TokenizerFiles, chunks: Sequence[Sequence[str]]) -> list[Encodings]:
-        """Tokenise the texts of chunks, in the process of the calling thread if it is one of the pool's that have one.
+        """Tokenise the texts of chunks, in the process of the calling thread if it is one of the pool's with one.
 
-        Texts that the tokenizer refuses fail alone.
+        Texts that cannot be tokenised fail alone.
         """
         me = threading.get_ident()
         process: TokenizerProcess | None = getattr(self._own, "process", None)

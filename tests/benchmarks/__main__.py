@@ -21,19 +21,22 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from worker.loading import load_model
 
 from scorequeue.registry import Registry
 from tests.benchmarks.endurance import measure_memory, measure_real_memory
 from tests.benchmarks.files import FILE_ROWS, measure_files
 from tests.benchmarks.latency import measure_latency
+from tests.benchmarks.process import measure_process
 from tests.benchmarks.promotions import measure_promotions
 from tests.benchmarks.queue_alone import measure_queue
 from tests.benchmarks.startup import help_seconds
 from tests.benchmarks.throughput import BACKENDS, Arena, Figures, made, sentences
 from worker.bench import score_all
+from worker.cpu import usable_cpus
+from worker.device.loading import load_model
+from worker.tokenizing import SPARE_CORES
 
-PARTS = ("bulk", "latency", "scores", "endurance", "queue", "files")
+PARTS = ("bulk", "latency", "scores", "endurance", "queue", "process", "files")
 BASE = "pipeline, batch 32"
 
 
@@ -70,6 +73,14 @@ def main() -> None:
         if "queue" in parts:
             alone = measure_queue(registry=options.registry, folder=folder / "queue", rounds=options.rounds)
             found["queue_alone"] = show(console, "the queue alone (a device that answers at once)", alone)
+        if "process" in parts:
+            texts, source = sentences(8_551)
+            # A GPU's host has more cores; on fewer, one process tokenises.
+            for is_fast, name in ((False, "threads"), (True, "processes"))[: 1 + (usable_cpus() > 2 * SPARE_CORES)]:
+                place = folder / f"process-{name}"
+                alone = measure_process(texts, registry=options.registry, folder=place, is_fast=is_fast)
+                title = f"the worker's own process ({source}; a device that answers at once; {name} tokenise)"
+                found[f"process_{name}"] = show(console, title, alone)
         if "files" in parts:
             texts, source = sentences(options.rows)
             through = measure_files(texts, registry=options.registry, folder=folder / "files")
@@ -145,7 +156,7 @@ def compare_scores(arena: Arena) -> dict[str, float]:
     exact = None
     for backend, dtype in (("torch", "float32"), ("openvino", "float32"), *((name, "bfloat16") for name in BACKENDS)):
         model = load_model(registry, version, backend=backend, dtype=dtype, cache_dir=arena.cache)
-        scores = score_all(model, texts, budget=arena.budgets[backend])[0]
+        scores = score_all(model, model.tokenizer.encode(texts), budget=arena.budgets[backend])[0]
         exact = scores if exact is None else exact
         flips = int((scores.argmax(1) != exact.argmax(1)).sum())
         found[f"{backend} {dtype}: other labels, %"] = 100 * flips / len(texts)

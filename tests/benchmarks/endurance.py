@@ -77,16 +77,21 @@ def _memory_by_rows(
             folder / "worker.log", redis_url=redis.url, namespace="scorequeue", registry=registry, backend=backend
         )
         with worker, Client(settings=Settings(redis_url=redis.url)) as client:
-            process = psutil.Process(worker.pid)
-            found = {0: process.memory_info().rss / 1e6}
+            found = {0: _megabytes(worker.pid)}
             for done in range(step, rows + step, step):
                 job = client.submit(draw.choices(texts, k=step), chunk_rows=256)
                 samples = []
                 while not job.status().state.is_final:
-                    samples.append(process.memory_info().rss / 1e6)
+                    samples.append(_megabytes(worker.pid))
                     time.sleep(0.1)
                 found[done] = statistics.median(samples)
                 job.delete()
                 if is_over():
                     break
     return found
+
+
+def _megabytes(pid: int) -> float:
+    """What a worker and its device process have in memory; pages that they share count twice."""
+    worker = psutil.Process(pid)
+    return sum(process.memory_info().rss for process in (worker, *worker.children())) / 1e6

@@ -75,13 +75,18 @@ def _idle(client: Client, worker_pid: int, redis_pid: int) -> dict[str, float]:
     for _ in range(OLD_JOBS):
         client.submit(["Old."])
     time.sleep(2)
-    processes = [psutil.Process(worker_pid), psutil.Process(redis_pid)]
-    before = [sum(process.cpu_times()[:2]) for process in processes]
+    before = _cpu_s(worker_pid), _cpu_s(redis_pid)
     time.sleep(IDLE_S)
     worker, redis = (
-        100 * (sum(process.cpu_times()[:2]) - was) / IDLE_S for process, was in zip(processes, before, strict=True)
+        100 * (_cpu_s(pid) - was) / IDLE_S for pid, was in zip((worker_pid, redis_pid), before, strict=True)
     )
     return {"% of a core, idle worker": worker, "% of a core, its Redis": redis}
+
+
+def _cpu_s(pid: int) -> float:
+    """Seconds of a core that a process and its children have taken."""
+    process = psutil.Process(pid)
+    return sum(sum(each.cpu_times()[:2]) for each in (process, *process.children()))
 
 
 def _huge_jobs(folder: Path, rounds: int) -> dict[str, float]:

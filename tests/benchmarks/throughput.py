@@ -7,11 +7,9 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from worker.loading import LoadedModel, load_model
-from worker.sweep import find_budget
 
 from producer import Client
 from scorequeue.jobs import Lane
@@ -22,7 +20,13 @@ from tests.processes import WorkerProcess
 from tests.servers import RedisServer
 from worker.bench import score_all
 from worker.cpu import usable_cpus
+from worker.device.loading import load_model
+from worker.device.messages import LoadRequest
+from worker.device.process import DeviceProcess
+from worker.device.sweep import find_budget
+from worker.room import Room
 from worker.scorer import Scorer
+from worker.tokenizing import TokenizerFiles, TokenizerPool
 from worker.windows import ChunkScores, ChunkWork
 
 REAL_SENTENCES = Path("../shared/data/cola/in_domain_train.tsv")
@@ -94,9 +98,9 @@ class Arena:
         for backend, model in self.models.items():
             budget = self.budgets[backend]
             rates[f"{backend}: bare backend loop"] = self._rate(
-                lambda m=model, b=budget: score_all(m, self.texts, budget=b)
+                lambda m=model, b=budget: score_all(m, m.tokenizer.encode(self.texts), budget=b)
             )
-            rates[f"{backend}: in-process scorer"] = self._rate(lambda m=model, b=budget: score_apart(m, self.texts, b))
+            rates[f"{backend}: scorer and device process"] = self._without_the_queue(backend)
             queue = self._through_the_queue(backend)
             rates[f"{backend}: through the queue"], padding[backend], busy[backend] = queue
         return Figures(rates, padding, busy)
@@ -108,6 +112,31 @@ class Arena:
             log, redis_url=redis_url, namespace="scorequeue", registry=self.registry, cache_dir=self.cache,
             **{"backend": backend, "token_budget": self.budgets[backend]} | settings,
         )  # fmt: skip
+
+    def _without_the_queue(self, backend: str) -> float:
+        """Rows/s of the scorer as the worker runs it, fed chunk by chunk, without ledger and Celery."""
+        registry = Registry(self.registry)
+        manifest = registry.manifest(registry.resolve(None))
+        request = LoadRequest(
+            self.registry, manifest.version, backend, cache_dir=self.cache, token_budget=self.budgets[backend]
+        )
+        files = TokenizerFiles(self._checkpoint, manifest.max_length)
+        room = Room()
+        scorer = Scorer(
+            manifest.version,
+            labels=manifest.labels,
+            files=files,
+            device=DeviceProcess(request),
+            room=room,
+            on_sick=_fail,
+        )
+        loaded = scorer.start().result()
+        pool = TokenizerPool(in_processes=loaded.is_fast, on_fatal=_fail)
+        try:
+            return self._rate(lambda: _score_chunks(self.texts, scorer, files, pool, room))
+        finally:
+            pool.close()
+            scorer.drain(10)
 
     def _through_the_queue(self, backend: str) -> tuple[float, float, float]:
         with (
@@ -128,29 +157,27 @@ class Arena:
         return len(self.texts) / _seconds(action)
 
 
-def score_apart(model: LoadedModel, texts: list[str], budget: int) -> None:
-    """The scorer as the worker runs it, fed chunk by chunk, without ledger and Celery."""
-    left = -(-len(texts) // CHUNK_ROWS)
-    is_done = threading.Event()
+def _score_chunks(texts: list[str], scorer: Scorer, files: TokenizerFiles, pool: TokenizerPool, room: Room) -> None:
+    chunks = [texts[start : start + CHUNK_ROWS] for start in range(0, len(texts), CHUNK_ROWS)]
+    done = threading.Semaphore(0)
 
-    def on_done(done: ChunkScores) -> None:
-        nonlocal left
-        left -= 1
-        if not left:
-            is_done.set()
+    def on_done(scores: ChunkScores) -> None:
+        done.release()
 
-    def fail(error: BaseException) -> None:
-        raise AssertionError(error)
+    def hand_on(number: int) -> None:
+        scorer.submit(ChunkWork(number, Lane.BULK, pool.encode(files, [chunks[number]])[0], on_done))
 
-    scorer = Scorer(on_sick=fail, token_budget=budget)
-    scorer.start()
-    for start in range(0, len(texts), CHUNK_ROWS):
-        while not scorer.wait_for_room(Lane.BULK, timeout_s=60):
-            pass
-        encodings = model.encode(texts[start : start + CHUNK_ROWS])
-        scorer.submit(ChunkWork(start, Lane.BULK, model, encodings, on_done))
-    is_done.wait()
-    scorer.drain(10)
+    for number, chunk in enumerate(chunks):
+        while not room.left(Lane.BULK):
+            room.wait(Lane.BULK, timeout_s=60)
+        room.take(Lane.BULK, len(chunk))
+        pool.submit(partial(hand_on, number))
+    for _ in chunks:
+        done.acquire()
+
+
+def _fail(error: BaseException) -> None:
+    raise AssertionError(error)
 
 
 def _pipeline(folder: Path) -> Callable[..., object]:

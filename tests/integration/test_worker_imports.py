@@ -16,7 +16,7 @@ from tests.tiny import publish_tiny
 def test_a_worker_loads_neither_torch_nor_openvino(
     tmp_path: Path, redis_url: str, namespace: str, backend: str
 ) -> None:
-    """Only its device process does, and so a worker starts fast and none of its threads waits for the GIL of a model."""
+    """Only its device process does, and so a worker starts fast and no thread of it waits for a model's GIL."""
     publish_tiny(tmp_path / "registry")
     worker = WorkerProcess(
         tmp_path / "worker.log", module="tests.auditing_worker", redis_url=redis_url, namespace=namespace,

@@ -1,4 +1,4 @@
-"""``worker bench`` on a tiny model: every way of running it is measured, compared, drawn and kept."""
+"""``worker bench`` on a tiny model: every way of running it is measured, compared and kept."""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Path:
 
 
 def convert_to(cache: Path, folder: Path) -> Path:
-    with convert.converted(folder, cache, max_length=128) as ready:
-        return ready
+    assert convert.converted(folder, cache, max_length=128) is not None
+    return cache / "openvino" / convert.fingerprint(folder)
 
 
 def batch(rows: int, width: int, *, pad_id: int = 0, seed: int = 0) -> PaddedBatch:
@@ -63,10 +63,10 @@ def reference(folder: Path, padded: PaddedBatch) -> Scores:
 
 
 def no_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(folder: Path, target: Path, max_length: int) -> None:
+    def refuse(folder: Path, max_length: int) -> None:
         raise AssertionError("converted again")
 
-    monkeypatch.setattr(convert, "_convert", refuse)
+    monkeypatch.setattr(convert, "_traced", refuse)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -196,7 +196,7 @@ def test_a_folder_without_classifier_weights_is_refused(folder: Path, tmp_path: 
 
     with pytest.raises(VerificationError, match="lacks weights of the classifier"):
         OpenVinoBackend(tmp_path / "base", cache_dir=tmp_path / "cache", max_length=128)
-    assert not list((tmp_path / "cache" / "openvino").iterdir())
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
@@ -258,11 +258,11 @@ def test_an_architecture_that_openvino_does_not_know_runs_in_torch_unless_openvi
 ) -> None:
     caplog.set_level(logging.INFO, logger="worker.device.choosing")
 
-    def fail(folder: Path, target: Path, max_length: int) -> None:
+    def fail(folder: Path, max_length: int) -> None:
         raise ConversionError("no such operation")
 
     monkeypatch.setattr(choosing, "has_nvidia_driver", lambda: False)
-    monkeypatch.setattr(convert, "_convert", fail)
+    monkeypatch.setattr(convert, "_traced", fail)
 
     auto = open_backend(folder, backend="auto", device="auto", dtype="float32", cache_dir=tmp_path, max_length=128)
     assert auto.name == "torch"

@@ -319,7 +319,10 @@ def test_a_worker_that_was_stopped_does_not_take_its_device_for_hung(control: Co
     """Seconds pass for a worker under SIGSTOP or a paused container, but it has not waited for an answer."""
     control.set("gate")
     worker = subprocess.Popen(
-        [sys.executable, "-c", STOPPED, str(control.folder)], stdout=subprocess.PIPE, text=True, cwd=Path.cwd()
+        [sys.executable, "-c", STOPPED, str(control.folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path.cwd())},
     )
     with worker:
         assert worker.stdout is not None

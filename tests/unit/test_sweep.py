@@ -59,8 +59,8 @@ def test_the_smallest_budget_on_the_flat_part_is_taken() -> None:
         # Four budgets from 256 on, in tokens/s.
         ([32_800, 35_400, 36_800, 37_500], 3, 512),  # 1,024 is on the flat part, but keeps express waiting for 84 ms
         ([32_800, 35_400, 36_800, 37_500], 1, 1_024),  # with one batch in flight it does not
-        ([7_200, 8_100, 8_000, 8_000], 1, 512),  # 256 would cost a tenth of the speed
-        ([700, 800, 810, 805], 1, 512),  # a slow model is slow at every size
+        ([6_800, 8_100, 8_000, 8_000], 1, 512),  # 256 would cost a sixth of the speed
+        ([680, 800, 810, 805], 1, 512),  # a slow model is slow at every size
     ],
 )
 def test_express_rows_wait_less_where_that_costs_little(speeds: list[int], depth: int, chosen: int) -> None:
