@@ -326,4 +326,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from worker.tokenizing import main as run  # what it sends must be no class of a module named __main__
+
+    run()

@@ -24,6 +24,7 @@ from tests.faults.faulty_worker import (
     POISON,
     TOKEN_HANGING,
     TOKEN_KILLER,
+    TOKEN_POISON,
 )
 from tests.faults.stage import (
     REAL_LEASE_S,
@@ -385,8 +386,12 @@ def test_hanging_row_of_the_tokenizer(stage: Stage) -> None:
 
 @pytest.mark.parametrize(
     ("row", "code"),
-    [(TOKEN_KILLER, ErrorCode.WORKER_LOST), (TOKEN_HANGING, ErrorCode.WORKER_LOST)],
-    ids=["kills", "hangs"],
+    [
+        (TOKEN_KILLER, ErrorCode.WORKER_LOST),
+        (TOKEN_HANGING, ErrorCode.WORKER_LOST),
+        (TOKEN_POISON, ErrorCode.SCORING_FAILED),
+    ],
+    ids=["kills", "hangs", "raises"],
 )
 def test_row_against_a_tokenizer_process(stage: Stage, row: str, code: ErrorCode) -> None:
     """Promise 5 where processes tokenise for a GPU: no worker ends, and no neighbour fails."""
