@@ -13,7 +13,8 @@ The worker's own process is the real one, but for its tokenizer, which marks suc
     FAULTS_KILLS_LOADING  a version that kills each process that loads it
     FAULTS_LOADS          a file that gets a line for each version that a device process begins to load
     FAULTS_LOAD_AFTER     seconds that a job waits before its version is loaded, or tried again, instead of 30
-    FAULTS_HASTY          seconds after which a tokenizer counts as hung, instead of 60 here and 10 in a child process
+    FAULTS_HASTY          seconds after which a tokenizer counts as hung, instead of 60 here and 10 in a child process,
+                          and fewest seconds after which a device process does that starts anew, instead of 60
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ def main() -> None:
         worker.tasks.LOAD_AFTER_S = worker.versions.RETRY_S = float(load_after)
     if hasty := os.environ.get("FAULTS_HASTY"):
         worker.service.STUCK_AFTER_S = worker.tokenizing.ANSWER_S = float(hasty)
+        worker.device.process.RESTART_S = float(hasty)
     sys.argv[0] = "worker"
     worker_main()
 

@@ -431,7 +431,7 @@ def test_version_that_kills_each_process_that_loads_it(stage: Stage) -> None:
     assert worker.is_running
 
 
-@pytest.mark.parametrize("harm", ["raises", "dies"])
+@pytest.mark.parametrize("harm", ["raises", "dies", "hangs"])
 def test_sick_device(stage: Stage, harm: str) -> None:
     """Nothing is counted as failed: the work goes back, and the worker ends for its supervisor to act."""
     sick = stage.folder / "sick"
