@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import redis
 
 from producer import Client, Job
@@ -29,6 +30,9 @@ LEASE_S = 3.0
 REAL_LEASE_S = 15.0
 RECOVERY_S = 20.0
 """What is promised of recovery with the real lease."""
+
+GONE_S = 1.0
+"""Seconds after which nothing may be left of a worker that was killed, and of its child processes."""
 
 
 @dataclass
@@ -98,12 +102,19 @@ class Stage:
         self._server, self._client, self._ledger = server, None, None
 
     def start_worker(
-        self, *, rows_per_s: float | None = None, url: str | None = None, wait: bool = True, **variables: object
+        self,
+        *,
+        rows_per_s: float | None = None,
+        token_budget: int | str = "auto",
+        url: str | None = None,
+        wait: bool = True,
+        **variables: object,
     ) -> WorkerProcess:
         """Start a real worker on a fake device that does harm if told to.
 
         Args:
             rows_per_s: Speed of the device; None answers at once.
+            token_budget: Padded tokens of a batch; "auto" takes thousands of rows at once.
             url: How it gets to Redis, if not directly.
             wait: Whether to wait until it is ready.
             variables: What ``faulty_worker`` reads, by short names.
@@ -120,6 +131,7 @@ class Stage:
             namespace=NAMESPACE,
             registry=self.registry,
             backend="fake",
+            token_budget=token_budget,
             lease_s=self.lease_s,
         )
         self.workers.append(worker)
@@ -127,9 +139,17 @@ class Stage:
         worker.launch()
         return worker.wait_until_ready() if wait else worker
 
-    def kill(self, worker: WorkerProcess) -> None:
-        """SIGKILL a worker, and count it."""
+    def kill(self, worker: WorkerProcess, *, gone_s: float = GONE_S) -> None:
+        """SIGKILL a worker, count it, and see that its child processes end as well."""
+        worker.pause()  # so that it starts no other one meanwhile
+        children = children_of(worker)
         worker.kill()
+        self.account.kills += 1
+        until(lambda: not any(map(is_alive, children)), timeout_s=gone_s, what="the end of its child processes")
+
+    def kill_device(self, worker: WorkerProcess) -> None:
+        """SIGKILL a worker's device process, and count it."""
+        device_of(worker).kill()
         self.account.kills += 1
 
     def meta(self, name: str) -> int:
@@ -143,6 +163,26 @@ class Stage:
 
     def log_of(self, worker: WorkerProcess) -> str:
         return worker.log.read_text()
+
+
+def children_of(worker: WorkerProcess) -> list[psutil.Process]:
+    """A worker's device and tokenizer processes."""
+    children: list[psutil.Process] = psutil.Process(worker.pid).children(recursive=True)
+    return children
+
+
+def device_of(worker: WorkerProcess) -> psutil.Process:
+    """The device process of a worker that has one version loaded."""
+    (device,) = [child for child in children_of(worker) if "tests.faults.faulty_device" in child.cmdline()]
+    return device
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether a process runs; one that nobody has waited for yet does not."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def sentences(count: int, *, start: int = 0) -> list[str]:

@@ -17,25 +17,49 @@ from scorequeue.errors import ExitCode
 from scorequeue.jobs import ErrorCode, JobState
 from scorequeue.ledger import Ledger
 from scorequeue.records import Commit, LaneRoom
-from tests.faults.faulty_worker import HANGING, KILLER, POISON, TOKEN_KILLER
-from tests.faults.stage import REAL_LEASE_S, RECOVERY_S, Stage, check_rows, recovery, sentences, settle, until_scored
-from tests.processes import until
+from tests.faults.faulty_worker import (
+    ABORT,
+    HANGING,
+    KILLER,
+    POISON,
+    TOKEN_HANGING,
+    TOKEN_KILLER,
+    TOKEN_POISON,
+)
+from tests.faults.stage import (
+    REAL_LEASE_S,
+    RECOVERY_S,
+    Stage,
+    check_rows,
+    children_of,
+    device_of,
+    is_alive,
+    recovery,
+    sentences,
+    settle,
+    until_scored,
+)
+from tests.processes import WorkerProcess, until
 from tests.tiny import publish_tiny
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
 
 def test_30_kills_of_three_workers_at_random_moments(stage: Stage) -> None:
-    """Promises 1, 2 and 3: with the real lease, every row once, and each worker's work taken up again in time."""
+    """Promises 1, 2 and 3: with the real lease, every row once, and each worker's work taken up again in time.
+
+    And each worker's device and tokenizer processes end with it, see ``Stage.kill``.
+    """
     stage.lease_s = REAL_LEASE_S
     moments = random.Random(20261124)
     texts = sentences(50_000)
-    workers = [stage.start_worker(rows_per_s=900) for _ in range(3)]
+    workers = [stage.start_worker(rows_per_s=900, fast=True) for _ in range(3)]
     job = stage.client.submit(texts)
     until_scored(job)
 
     lost: dict[str, float] = {}
     slowest_s = 0.0
+    modules: set[str] = set()
 
     def look() -> None:
         nonlocal slowest_s
@@ -44,6 +68,7 @@ def test_30_kills_of_three_workers_at_random_moments(stage: Stage) -> None:
 
     for _ in range(30):
         victim = moments.choice(workers)
+        modules |= {child.cmdline()[3] for child in children_of(victim)}
         worker_id = victim.worker_id()
         pause_ends = time.monotonic() + moments.uniform(0.0, 0.7)
         until(lambda ends=pause_ends: time.monotonic() >= ends, what="the next moment")
@@ -57,6 +82,20 @@ def test_30_kills_of_three_workers_at_random_moments(stage: Stage) -> None:
     stage.account.recovered_s = slowest_s
     assert slowest_s <= RECOVERY_S
     assert stage.account.failed == 0
+    assert modules >= {"tests.faults.faulty_device", "tests.faults.faulty_tokenizer"}
+
+
+def test_worker_that_is_killed_while_it_starts(stage: Stage) -> None:
+    """Its device process ends as well, though it loads a model, or as soon as its interpreter runs."""
+    moments = random.Random(20261127)
+    worker = stage.start_worker(load_s=10, wait=False)
+
+    for _ in range(10):
+        until(lambda: bool(children_of(worker)), what="a device process")
+        pause_ends = time.monotonic() + moments.uniform(0.0, 1.5)
+        until(lambda ends=pause_ends: time.monotonic() >= ends, what="the next moment")
+        stage.kill(worker, gone_s=5)
+        worker.launch()
 
 
 def test_plain_kill_with_another_worker_alive(stage: Stage) -> None:
@@ -171,81 +210,238 @@ def test_poison_row(stage: Stage) -> None:
     assert worker.is_running
 
 
-@pytest.mark.parametrize("row", [KILLER, TOKEN_KILLER], ids=["on_the_device", "in_the_tokenizer"])
-def test_killer_row(stage: Stage, row: str) -> None:
-    """Promise 5: a row that kills its worker costs no neighbour, and is not run for ever."""
-    texts = sentences(2_000)
-    texts[777] = row
-    workers = [stage.start_worker(rows_per_s=20_000) for _ in range(2)]
-
-    job = stage.client.submit(texts)
-    with recovery(stage):
-        while not job.status().state.is_final:
-            for worker in [worker for worker in workers if not worker.is_running]:  # the supervisor
-                stage.account.kills += 1
-                worker.start()
-            time.sleep(0.05)
-
-    settle(stage, job, texts, failed=[777])
-    assert _codes(job) == {ErrorCode.WORKER_LOST: 1}
-
-
-def test_version_that_kills_every_worker_that_loads_it(stage: Stage) -> None:
-    """The job that asks for it fails after ten minutes, like one whose version cannot be loaded, and no other does."""
-    version = _publish_another(stage)
-    worker = stage.start_worker(kills_loading=version, load_after=0.2)
-    job = stage.client.submit(sentences(10), model_version=version)
-    texts = sentences(500)
-    other = stage.client.submit(texts)
-    field, loads = f"refused:{version}", 0
-
-    while not job.status().state.is_final:
-        if not worker.is_running:
-            loads += 1
-            stage.account.kills += 1
-            since = int(stage.redis().hget(stage.ledger.keys.meta, field) or 0)
-            stage.redis().hset(stage.ledger.keys.meta, field, since - 250_000)
-            worker.start()
-        time.sleep(0.05)
-
-    status = job.status()
-    assert (status.state, status.cancelled, status.pending) == (JobState.FAILED, 10, 0)
-    assert "workers were lost while they loaded it" in (status.error or "")
-    assert loads >= 2
-    settle(stage, other, texts)
-
-
-def test_hanging_row(stage: Stage) -> None:
-    """A device that never answers is noticed; the worker ends for its supervisor, and the row is found out."""
+@pytest.mark.parametrize("row", [KILLER, HANGING, ABORT], ids=["kills", "hangs", "aborts"])
+def test_row_that_ends_the_device_process(stage: Stage, row: str) -> None:
+    """Promise 5 with the real lease and a model that loads in 2 s: no worker ends, and no neighbour fails."""
+    stage.lease_s = REAL_LEASE_S
     texts = sentences(300)
-    texts[200] = HANGING
-    worker = stage.start_worker(rows_per_s=20_000, hasty=1)
+    texts[200] = row
+    worker = stage.start_worker(load_s=2)
 
-    job = stage.client.submit(texts)
     with recovery(stage):
-        while not job.status().state.is_final:
-            if not worker.is_running:
-                assert worker.wait() == ExitCode.UNEXPECTED
-                stage.account.kills += 1
-                worker.start()
-            time.sleep(0.05)
+        job = stage.client.submit(texts)
+        job.wait(timeout_s=60)
 
     settle(stage, job, texts, failed=[200])
     assert _codes(job) == {ErrorCode.WORKER_LOST: 1}
+    assert stage.account.recovered_s is not None
+    assert stage.account.recovered_s <= RECOVERY_S
+    assert worker.is_running
+    assert stage.meta("expired") == 0
+    hung = "action=device_hangs" in stage.log_of(worker)
+    assert hung == (row == HANGING)
+
+
+def test_killer_row_in_a_batch_of_thousands(stage: Stage) -> None:
+    """Promise 5: the rows of a large batch are tried again in groups first, so that it takes no longer."""
+    stage.lease_s = REAL_LEASE_S
+    texts = sentences(6_000)
+    texts[4_321] = KILLER
+    worker = stage.start_worker(load_s=2, rows_per_s=2_000)
+
+    with recovery(stage):
+        job = stage.client.submit(texts)
+        job.wait(timeout_s=60)
+
+    settle(stage, job, texts, failed=[4_321])
+    assert _codes(job) == {ErrorCode.WORKER_LOST: 1}
+    assert stage.account.recovered_s is not None
+    assert stage.account.recovered_s <= RECOVERY_S
+    assert worker.is_running
+
+
+def test_abort_in_the_middle_of_two_batches(stage: Stage) -> None:
+    """Promise 5: the rows of both are tried again, and the batch that did no harm loses none."""
+    stage.lease_s = REAL_LEASE_S
+    texts = sentences(1_000)
+    texts[10] = ABORT
+    worker = stage.start_worker(load_s=2, rows_per_s=500, depth=2, token_budget=2_048)
+
+    with recovery(stage):
+        job = stage.client.submit(texts, lane="bulk", chunk_rows=1_000)
+        job.wait(timeout_s=60)
+
+    settle(stage, job, texts, failed=[10])
+    assert _codes(job) == {ErrorCode.WORKER_LOST: 1}
+    assert "batches=2" in stage.log_of(worker)
+    assert stage.account.recovered_s is not None
+    assert stage.account.recovered_s <= RECOVERY_S
+    assert worker.is_running
+
+
+def test_30_kills_of_a_device_process_at_random_moments(stage: Stage) -> None:
+    """Promise 5: no row is to blame for them, and the worker lives."""
+    stage.lease_s = REAL_LEASE_S
+    moments = random.Random(20261127)
+    texts = sentences(30_000)
+    worker = stage.start_worker(rows_per_s=1_500, token_budget=2_048)
+    job = stage.client.submit(texts)
+    until_scored(job)
+
+    for kills in range(1, 31):
+        pause_ends = time.monotonic() + moments.uniform(0.05, 0.7)
+        until(lambda ends=pause_ends: time.monotonic() >= ends, what="the next moment")
+        stage.kill_device(worker)
+        with recovery(stage):
+            until(lambda kills=kills: _restarts(stage, worker) == kills, what="a fresh device process")
+    assert job.status().pending > 0, "the job was over before the kills; it needs more rows"
+
+    settle(stage, job, texts)
+    assert stage.account.failed == 0
+    assert worker.is_running
+    assert stage.meta("expired") == 0
+
+
+def test_device_process_that_is_stopped(stage: Stage) -> None:
+    """Promise 5: one that lives and does nothing is ended like one that hangs."""
+    stage.lease_s = REAL_LEASE_S
+    texts = sentences(5_000)
+    worker = stage.start_worker(rows_per_s=2_000, load_s=2, token_budget=2_048)
+    job = stage.client.submit(texts)
+    until_scored(job)
+    device = device_of(worker)
+
+    device.suspend()
+    with recovery(stage):
+        until(lambda: _restarts(stage, worker) == 1, what="a fresh device process")
+        until_scored(job, job.status().scored + 1)
+
+    settle(stage, job, texts)
+    assert not is_alive(device)
+    assert worker.is_running
+    assert stage.meta("expired") == 0
+
+
+def test_express_rows_beside_a_device_that_recovers(stage: Stage) -> None:
+    """A lone sentence meets a killer row of another job: it waits for the recovery, and is no part of it."""
+    stage.lease_s = REAL_LEASE_S
+    texts = sentences(5_000)
+    texts[777] = KILLER
+    worker = stage.start_worker(rows_per_s=1_000, load_s=2, token_budget=2_048)
+    job = stage.client.submit(texts)
+    until(lambda: "action=device_lost" in stage.log_of(worker), what="a lost device process")
+
+    with recovery(stage):
+        lone = stage.client.submit(["Is this in time?"])
+        lone.wait(timeout_s=60)
+
+    assert job.status().pending > 0, "the job was over before the lone sentence; it needs more rows"
+    check_rows(stage, lone, ["Is this in time?"])
+    settle(stage, job, texts, failed=[777])
+    assert stage.account.recovered_s is not None
+    assert stage.account.recovered_s <= RECOVERY_S
+
+
+def test_worker_that_is_told_to_stop_while_its_device_recovers(stage: Stage) -> None:
+    """A rolling restart meets a hanging row: it does not wait for the recovery, and the next worker finds the row."""
+    stage.lease_s = REAL_LEASE_S
+    texts = sentences(300)
+    texts[200] = HANGING
+    worker = stage.start_worker(load_s=2)
+    job = stage.client.submit(texts)
+    until(lambda: "action=device_hangs" in stage.log_of(worker), what="a device process that hangs")
+    worker_id = worker.worker_id()
+
+    with recovery(stage):
+        status = worker.terminate()
+
+    assert status == ExitCode.DONE
+    assert (stage.held_by(worker_id), stage.meta("expired"), job.status().failed) == (0, 0, 0)
+    worker.start()
+    settle(stage, job, texts, failed=[200])
+
+
+def test_killer_row_of_the_tokenizer(stage: Stage) -> None:
+    """Promise 5: it ends two workers; then it is tokenised in a process of its own, and fails alone."""
+    stage.lease_s = REAL_LEASE_S
+    texts = sentences(2_000)
+    texts[777] = TOKEN_KILLER
+    workers = [stage.start_worker(load_s=2) for _ in range(2)]
+
+    with recovery(stage):
+        job = stage.client.submit(texts)
+        until(lambda: _is_over(stage, job, workers), timeout_s=120, what="the end of the job")
+
+    settle(stage, job, texts, failed=[777])
+    assert _codes(job) == {ErrorCode.WORKER_LOST: 1}
+    assert stage.account.kills == 2
+
+
+def test_hanging_row_of_the_tokenizer(stage: Stage) -> None:
+    """Promise 5: two workers end themselves; then the row hangs in a process of its own, and fails alone."""
+    texts = sentences(300)
+    texts[200] = TOKEN_HANGING
+    worker = stage.start_worker(hasty=3)
+
+    with recovery(stage):
+        job = stage.client.submit(texts)
+        until(lambda: _is_over(stage, job, [worker]), timeout_s=120, what="the end of the job")
+
+    settle(stage, job, texts, failed=[200])
+    assert _codes(job) == {ErrorCode.WORKER_LOST: 1}
+    assert stage.account.kills == 2
     assert "action=stuck" in stage.log_of(worker)
     assert "Thread" in stage.log_of(worker), "the stacks are in the log"
 
 
-def test_sick_device(stage: Stage) -> None:
+@pytest.mark.parametrize(
+    ("row", "code"),
+    [
+        (TOKEN_KILLER, ErrorCode.WORKER_LOST),
+        (TOKEN_HANGING, ErrorCode.WORKER_LOST),
+        (TOKEN_POISON, ErrorCode.SCORING_FAILED),
+    ],
+    ids=["kills", "hangs", "raises"],
+)
+def test_row_against_a_tokenizer_process(stage: Stage, row: str, code: ErrorCode) -> None:
+    """Promise 5 where processes tokenise for a GPU: no worker ends, and no neighbour fails."""
+    stage.lease_s = REAL_LEASE_S
+    texts = sentences(300)
+    texts[200] = row
+    worker = stage.start_worker(fast=True, hasty=3)
+
+    with recovery(stage):
+        job = stage.client.submit(texts)
+        job.wait(timeout_s=60)
+
+    settle(stage, job, texts, failed=[200])
+    assert _codes(job) == {code: 1}
+    assert worker.is_running
+    assert stage.meta("expired") == 0
+
+
+def test_version_that_kills_each_process_that_loads_it(stage: Stage) -> None:
+    """The job that asks for it fails after ten minutes, like one whose version cannot be loaded; no worker ends."""
+    version = _publish_another(stage)
+    loads = stage.folder / "loads"
+    worker = stage.start_worker(kills_loading=version, load_after=0.2, loads=loads)
+    job = stage.client.submit(sentences(10), model_version=version)
+    texts = sentences(500)
+    other = stage.client.submit(texts)
+
+    until(lambda: loads.read_text().split().count(version) >= 2, what="a second try")
+    field = f"refused:{version}"
+    since = int(stage.redis().hget(stage.ledger.keys.meta, field))
+    stage.redis().hset(stage.ledger.keys.meta, field, since - 600_000)
+
+    status = job.wait(timeout_s=30)
+    assert (status.state, status.cancelled, status.pending) == (JobState.FAILED, 10, 0)
+    assert "was lost: signal 9" in (status.error or "")
+    settle(stage, other, texts)
+    assert worker.is_running
+
+
+@pytest.mark.parametrize("harm", ["raises", "dies", "hangs"])
+def test_sick_device(stage: Stage, harm: str) -> None:
     """Nothing is counted as failed: the work goes back, and the worker ends for its supervisor to act."""
     sick = stage.folder / "sick"
     texts = sentences(10_000)
-    worker = stage.start_worker(rows_per_s=3_000, sick=sick)
+    worker = stage.start_worker(rows_per_s=3_000, token_budget=2_048, sick=sick, hasty=1)
     job = stage.client.submit(texts)
     until_scored(job)
 
-    sick.touch()
-    status = worker.wait()
+    sick.write_text(harm)
+    status = worker.wait(60)
 
     assert status == ExitCode.UNEXPECTED
     assert "action=device_sick" in stage.log_of(worker)
@@ -347,6 +543,18 @@ def test_deadline_under_load(stage: Stage) -> None:
     assert status.state is JobState.EXPIRED
     assert status.scored > 0
     check_rows(stage, job, texts, cancelled=True)
+
+
+def _is_over(stage: Stage, job: Job, workers: list[WorkerProcess]) -> bool:
+    """Whether the job has ended; as a supervisor does, start workers anew that have."""
+    for worker in [worker for worker in workers if not worker.is_running]:
+        stage.account.kills += 1
+        worker.start()
+    return job.status().state.is_final
+
+
+def _restarts(stage: Stage, worker: WorkerProcess) -> int:
+    return stage.log_of(worker).count("action=device_restarted")
 
 
 def _publish_another(stage: Stage) -> str:

@@ -23,6 +23,9 @@ HANGS_FACTOR = 10.0
 """It may take so many times as long as the longest batch before. And at least as long as starting it anew takes: who
 waits as long as the remedy costs is wrong by a factor of two at most."""
 
+RESTART_S = 60.0
+"""Fewest seconds after which a process that starts anew, with a version that it has loaded before, counts as hung."""
+
 STARTS = 3
 """Times in a row that a process may be lost while it starts anew before the device is called sick."""
 
@@ -63,7 +66,7 @@ class DeviceProcess:
 
         Raises:
             StoppingError: It was closed meanwhile.
-            ChildLostError: The child was lost while it loaded.
+            ChildLostError: The child was lost while it loaded, or hung while it loaded once more.
             ScorequeueError: Whatever keeps the version from becoming ready, see ``load_model``.
         """
         with self._lock:
@@ -71,8 +74,12 @@ class DeviceProcess:
                 raise StoppingError(f"version {self.request.version} is not loaded: the worker was told to stop")
             child = self._child = Child(CHILD_MODULE)
         try:
-            child.send(self.request)
-            answer = child.receive(None)
+            if self.loaded is None:
+                child.send(self.request)
+                answer = child.receive(None)  # it may have to convert the version first, which takes as long as it does
+            else:
+                timeout_s = max(RESTART_S, HANGS_FACTOR * self.loaded.start_s)
+                answer = child.call(self.request, timeout_s=timeout_s)
         except ChildLostError as error:
             if self._is_closed:
                 raise StoppingError("the worker was told to stop while it loaded a version") from error
