@@ -19,12 +19,13 @@ import numpy as np
 
 from scorequeue.errors import VerificationError
 from scorequeue.manifest import GoldenSentence
-from worker.backends import DeviceFullError, PaddedBatch, Scores
+from worker.backends import DeviceFullError, DeviceLostError, PaddedBatch, Scores
 from worker.backends.fake import FakeBackend, FakeTokenizer
 from worker.device import __main__ as device
 from worker.device.loading import LoadedModel, make_fake_model
 
-RAISES, BAD_NUMBERS, KILLS, HANGS, STUCK = "raises", "bad numbers", "kills", "hangs", "stuck with the GIL"
+RAISES, BAD_NUMBERS, RUINS, KILLS = "raises", "bad numbers", "ruins the device", "kills"
+HANGS, STUCK = "hangs", "stuck with the GIL"
 BAD_VERSION, KILLER_VERSION, STUCK_VERSION = "bad version", "killer version", "stuck version"
 
 
@@ -108,6 +109,8 @@ class FaultyRunning:
                 raise DeviceFullError("too large")
         if checksum(KILLS) in firsts:
             os.kill(os.getpid(), signal.SIGKILL)
+        if checksum(RUINS) in firsts:
+            raise DeviceLostError("CUDA error: device-side assert triggered")
         if checksum(HANGS) in firsts:
             threading.Event().wait()
         if checksum(STUCK) in firsts:

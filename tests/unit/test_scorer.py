@@ -25,6 +25,7 @@ from tests.faulty_device import (
     KILLER_VERSION,
     KILLS,
     RAISES,
+    RUINS,
     STUCK,
     STUCK_VERSION,
     Control,
@@ -201,7 +202,10 @@ def test_express_joins_the_batch_after_those_on_the_device(harness: Harness, con
     assert len(third) > 8, "bulk rows ride along"
 
 
-@pytest.mark.parametrize(("guilty", "code"), [(RAISES, ErrorCode.SCORING_FAILED), (KILLS, ErrorCode.WORKER_LOST)])
+@pytest.mark.parametrize(
+    ("guilty", "code"),
+    [(RAISES, ErrorCode.SCORING_FAILED), (KILLS, ErrorCode.WORKER_LOST), (RUINS, ErrorCode.WORKER_LOST)],
+)
 def test_a_row_that_raises_or_kills_hurts_itself_only(harness: Harness, guilty: str, code: ErrorCode) -> None:
     """Promise 5, with two batches in flight when it happens."""
     chunks = {0: [*sentences(50), guilty, *sentences(49, start=50)], 1: sentences(100, start=200), 2: sentences(300)}
@@ -214,7 +218,7 @@ def test_a_row_that_raises_or_kills_hurts_itself_only(harness: Harness, guilty: 
     expect_all_but(done[1], chunks[1], {})
     expect_all_but(done[2], chunks[2], {})
     assert harness.scorer.stats.failed_rows == 1
-    assert harness.scorer.stats.device_restarts == (3 if guilty == KILLS else 0), "once in a batch, twice alone"
+    assert harness.scorer.stats.device_restarts == (0 if guilty == RAISES else 3), "once in a batch, twice alone"
     assert harness.sick == []
 
 
