@@ -1,4 +1,4 @@
-"""``worker start`` that looks at the registry ten times a second lets go of done versions at once,
+"""``worker start`` that looks at the registry ten times a second, lets go of done versions at once,
 and loads what jobs wait for after a second.
 
 python -m tests.hasty_worker start
