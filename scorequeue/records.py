@@ -79,7 +79,7 @@ DEFAULT_LEASE_MS = 15_000
 """How long a lease lasts as long as no worker has named another term."""
 
 AWAKE_MS = 10
-"""How long after a claim that brought something a worker needs no wake-up: it looks again every millisecond meanwhile."""
+"""How long after a claim that brought something a worker needs no wake-up: it looks every millisecond meanwhile."""
 
 MOST_WAKE_UPS = 8
 """Wake-ups that wait in a lane's queue above which another one says nothing new."""
