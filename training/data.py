@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 GROUP_BATCHES = 50
 """Batches that are sorted together: enough for nearly equal lengths, few enough for a good shuffle."""
 
+CUDA_WIDTH_STEP = 8
+"""On a GPU batches are padded to a multiple of so many tokens: few shapes to record, and tensor cores like them."""
+
 Batch = dict[str, torch.Tensor]
 
 
@@ -30,9 +33,12 @@ class TokenRows(Dataset[Batch]):
         split: Sentences and labels.
         tokenizer: A fast tokenizer.
         max_length: Most tokens of a row, special tokens included.
+        width_step: Batches are as wide as a multiple of it, but never wider than ``max_length``.
     """
 
-    def __init__(self, split: Split, *, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    def __init__(
+        self, split: Split, *, tokenizer: PreTrainedTokenizerBase, max_length: int, width_step: int = 1
+    ) -> None:
         # The tokenizers object itself: no Python object per row, and truncation keeps the special tokens.
         backend = tokenizer.backend_tokenizer
         backend.no_padding()
@@ -46,28 +52,31 @@ class TokenRows(Dataset[Batch]):
         self._ids = np.concatenate([np.asarray(encoding.ids, dtype=np.int64) for encoding in encodings])
         self._labels = np.array(split.labels, dtype=np.int64)
         self._pad_id = int(tokenizer.pad_token_id or 0)
+        self._max_length = max_length
+        self._width_step = width_step
 
     def __len__(self) -> int:
         return len(self._labels)
 
     def __getitem__(self, rows: Sequence[int] | Share) -> Batch:
-        """A batch: ``input_ids`` and ``attention_mask`` (rows, longest), ``labels`` (rows,), all int64.
+        """A batch: ``input_ids`` and ``attention_mask`` (rows, width), ``labels`` (rows,), all int64.
 
         That of a `Share` has its ``weight`` (), float32, too.
         """
         if isinstance(rows, Share):
             return self[rows.rows] | {"weight": torch.tensor(rows.weight)}
-        longest = int(self.lengths[list(rows)].max())
-        ids = np.full((len(rows), longest), self._pad_id, dtype=np.int64)  # (rows, longest)
-        mask = np.zeros_like(ids)
-        for place, row in enumerate(rows):
-            length = self.lengths[row]
-            ids[place, :length] = self._ids[self._starts[row] : self._starts[row] + length]
-            mask[place, :length] = 1
+        chosen = np.asarray(rows)
+        lengths = self.lengths[chosen, None]  # (rows, 1)
+        longest = int(lengths.max())
+        width = max(longest, min(-(-longest // self._width_step) * self._width_step, self._max_length))
+        columns = np.arange(width)  # (width,)
+        mask = columns < lengths  # (rows, width)
+        ids = np.full(mask.shape, self._pad_id)
+        ids[mask] = self._ids[(self._starts[chosen, None] + columns)[mask]]
         return {
             "input_ids": torch.from_numpy(ids),
-            "attention_mask": torch.from_numpy(mask),
-            "labels": torch.from_numpy(self._labels[list(rows)]),
+            "attention_mask": torch.from_numpy(mask.astype(np.int64)),
+            "labels": torch.from_numpy(self._labels[chosen]),
         }
 
 
@@ -208,8 +217,9 @@ class SentenceData(pl.LightningDataModule):
             return
         if isinstance(self._dataset, str):
             self._dataset = sources.load(self._dataset, seed=self._seed)
+        width_step = CUDA_WIDTH_STEP if torch.cuda.is_available() else 1
         self._train, self._dev = (
-            TokenRows(split, tokenizer=self._tokenizer, max_length=self._max_length)
+            TokenRows(split, tokenizer=self._tokenizer, max_length=self._max_length, width_step=width_step)
             for split in (self._dataset.train, self._dataset.dev)
         )
 

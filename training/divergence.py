@@ -12,7 +12,7 @@ from training.data import Batch
 
 
 class StopOnDivergence(pl.Callback):
-    """Looks at the loss: at every step on a CPU; where reading it makes a GPU wait, at the steps that are logged.
+    """Looks at the loss at the steps that are logged: reading it makes a GPU finish its queue.
 
     A loss that is not finite makes all weights so, hence it is still seen some steps later.
     """
@@ -25,11 +25,10 @@ class StopOnDivergence(pl.Callback):
         Raises:
             DivergedError: With the step.
         """
-        is_cheap = module.device.type == "cpu" or trainer.is_last_batch
-        if not is_cheap and trainer.global_step % trainer.log_every_n_steps:
+        if trainer.global_step % trainer.log_every_n_steps and not trainer.is_last_batch:
             return
         # The logged loss is that of all processes, so they end at the same step.
-        loss = float(outputs["loss"] if trainer.world_size == 1 else trainer.callback_metrics["train_loss"])
+        loss = float(trainer.callback_metrics["train_loss"])
         if not math.isfinite(loss):
             rates = [group["lr"] for group in trainer.optimizers[0].param_groups]
             raise DivergedError(

@@ -12,9 +12,10 @@ import torch
 from scorequeue.errors import InputError
 from scorequeue.manifest import MANIFEST_NAME
 from training.base_models import read_max_length
+from training.cuda import avoid_attention_plans
 from training.quiet import quiet_libraries
 
-BATCH_ROWS = 64
+BATCH_ROWS = {"cpu": 64, "cuda": 256}
 """Rows that go through the model together; sorted by length, so that little of it is padding."""
 
 
@@ -54,8 +55,9 @@ class Predictor:
             raise InputError(
                 f"{folder} cannot be loaded as a classifier: {str(error).partition(chr(10))[0]}"
             ) from error
+        avoid_attention_plans()
         self._model = model.to(device).eval()
-        self._device = device
+        self._device = torch.device(device)
         self.labels = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
         self.max_length = _read_manifest_length(folder) or read_max_length(model.config, self._tokenizer)
 
@@ -94,8 +96,9 @@ class Predictor:
         """
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         scores = torch.empty(len(texts), len(self.labels))  # (texts, labels)
-        for start in range(0, len(order), BATCH_ROWS):
-            rows = order[start : start + BATCH_ROWS]
+        batch_rows = BATCH_ROWS.get(self._device.type, BATCH_ROWS["cpu"])
+        for start in range(0, len(order), batch_rows):
+            rows = order[start : start + batch_rows]
             tokens = self._tokenizer(
                 [texts[row] for row in rows],
                 padding=True,

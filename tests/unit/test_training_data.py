@@ -14,7 +14,7 @@ from scorequeue.errors import InputError, UsageError
 from tests.tiny import make_tiny_base
 from training import sample, sources
 from training.config import FitConfig
-from training.data import LengthGroupedBatches, SentenceData
+from training.data import LengthGroupedBatches, SentenceData, TokenRows
 from training.metrics import make_metrics
 from training.sample import PHENOMENA
 
@@ -111,18 +111,31 @@ def test_every_row_comes_once_an_epoch(rows: int) -> None:
 
 def test_batches_hold_little_padding(tokenizer) -> None:
     """The tutorial that this project began with padded every sentence to 256 tokens."""
-    train, dev = sample.make(seed=0, train_pairs=400, dev_pairs=20)
-    dataset = sources.LabelledSentences(
-        "sample", sources.LABELS, sources.Split(*zip(*train, strict=True)), sources.Split(*zip(*dev, strict=True))
-    )
-    data = SentenceData(dataset, tokenizer=tokenizer, max_length=128, batch_size=16)
+    train, _ = sample.make(seed=0, train_pairs=400, dev_pairs=20)
+    split = sources.Split(*zip(*train, strict=True))
+    table = TokenRows(split, tokenizer=tokenizer, max_length=128)
 
-    batches = list(data.train_dataloader())
+    batches = [table[rows] for rows in LengthGroupedBatches(table.lengths, batch_size=16, seed=0)]
 
     tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
     assert tokens / sum(batch["input_ids"].numel() for batch in batches) > 0.9
     assert sum(len(batch["labels"]) for batch in batches) == 800
     assert all(int(batch["attention_mask"].sum(1).max()) == batch["input_ids"].shape[1] for batch in batches)
+
+
+def test_batches_of_few_widths_hold_the_same_rows(tokenizer) -> None:
+    """A GPU records each shape; a width beyond the model's positions would end the fit."""
+    split = sources.Split(("Go!", "word " * 3, "word " * 200), (1, 0, 1))
+    exact, stepped = (TokenRows(split, tokenizer=tokenizer, max_length=21, width_step=step) for step in (1, 8))
+
+    for row, width in enumerate([8, 16, 21]):
+        batch, expected = stepped[[row]], exact[[row]]
+        longest = expected["input_ids"].shape[1]
+
+        assert batch["input_ids"].shape == batch["attention_mask"].shape == (1, width)
+        assert torch.equal(batch["input_ids"][:, :longest], expected["input_ids"])
+        assert batch["attention_mask"].sum() == longest
+        assert set(batch["input_ids"][0, longest:].tolist()) <= {tokenizer.pad_token_id}
 
 
 def test_long_rows_are_cut_with_their_last_special_token(tokenizer) -> None:
