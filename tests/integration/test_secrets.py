@@ -119,7 +119,7 @@ def test_remote_control_tells_no_password(registry, tmp_path):
             answers: list[Any] = []
             until(lambda: bool(answers.extend((inspect.stats() or {}).values()) or answers), what="a worker's answer")
 
-        assert answers[0]["broker"] == {"address": f"scorequeue+socket://worker:**@{socket}"}
+        assert answers[0]["broker"] == {"address": f"redis+socket://worker:**@{socket}"}
         assert_hidden(url, json.dumps(answers))
 
 
@@ -215,7 +215,7 @@ def test_celery_shows_no_password_of_a_server_that_does_not_know_hello(old_serve
     """A server may be replaced under a worker; then Celery and kombu say what it answered."""
     script = (
         "import logging, sys; from scorequeue import logs; from scorequeue.settings import Settings;"
-        "from scorequeue.masking import secrets_of; from worker.broker import make_app;"
+        "from scorequeue.masking import secrets_of; from scorequeue.queue import make_app;"
         "settings = Settings(); logs.configure('debug', 'text', secrets=secrets_of(settings.redis_url));"
         "app = make_app(settings); log = logging.getLogger('celery')\n"
         "try: app.connection_for_write().default_channel.client.ping()\n"

@@ -16,7 +16,7 @@ def worker(name: str, rows: int, forward_s: float) -> WorkerView:
 
 
 def lane(rows: int, *workers: str) -> LaneView:
-    return LaneView(Lane.BULK, rows, rows, 1.0, 0, workers)
+    return LaneView(Lane.BULK, rows, rows, 1.0, workers)
 
 
 def test_speed_is_that_of_the_last_seconds_of_work():
