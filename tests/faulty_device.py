@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 
 from scorequeue.errors import VerificationError
 from scorequeue.manifest import GoldenSentence
-from worker.backends import DeviceFullError, DeviceLostError, PaddedBatch, Scores
+from worker.backends import DeviceFullError, DeviceLostError, PaddedBatch, Running, Scores
 from worker.backends.fake import FakeBackend, FakeTokenizer
 from worker.device import __main__ as device
 from worker.device.loading import LoadedModel, make_fake_model
@@ -79,23 +80,17 @@ class FaultyBackend(FakeBackend):
         super().__init__()
         self.control = control
 
-    def begin(self, batch: PaddedBatch) -> FaultyRunning:  # type: ignore[override]
-        return FaultyRunning(self.control, batch, super().begin(batch).scores())
+    def begin(self, batch: PaddedBatch) -> Running:
+        return partial(self.finish, batch, super().begin(batch)())
 
-
-class FaultyRunning:
-    """What goes wrong goes wrong when the scores are asked for, with the next batch begun already."""
-
-    def __init__(self, control: Control, batch: PaddedBatch, scores: Scores) -> None:
-        self._control, self._batch, self._scores = control, batch, scores
-
-    def scores(self) -> Scores:
-        control, batch = self._control, self._batch
+    def finish(self, batch: PaddedBatch, scores: Scores) -> Scores:
+        """What goes wrong goes wrong when the scores are waited for, with the next batch begun already."""
+        control = self.control
         firsts = batch.input_ids[:, 0].tolist()
         if firsts == [GOLDEN] and control.get("sick") is not None:
             raise RuntimeError("the device says no")
         if firsts == [GOLDEN] or WARM_UP in firsts:
-            return self._with_extra_rows()
+            return self.with_extra_rows(scores)
         with (control.folder / "batches").open("a") as file:
             file.write(json.dumps({"rows": batch.rows, "width": batch.width, "firsts": firsts}) + "\n")
         while control.get("gate") is not None:
@@ -117,14 +112,13 @@ class FaultyRunning:
             hold_gil(3_600)
         if checksum(RAISES) in firsts or control.get("sick") is not None:
             raise RuntimeError("the device says no")
-        scores = self._with_extra_rows()
+        scores = self.with_extra_rows(scores)
         scores[: batch.rows][batch.input_ids[:, 0] == checksum(BAD_NUMBERS)] = np.nan
         return scores
 
-    def _with_extra_rows(self) -> Scores:
-        extra = int((self._control.get("extra") or [0])[0])
-        scores: Scores = np.concatenate([self._scores, self._scores[:extra]])
-        return scores
+    def with_extra_rows(self, scores: Scores) -> Scores:
+        extra = int((self.control.get("extra") or [0])[0])
+        return np.concatenate([scores, scores[:extra]])
 
 
 WARM_UP, GOLDEN = checksum("A sentence to warm up with."), checksum("golden")

@@ -208,9 +208,9 @@ def score_all(model: LoadedModel, rows: Encodings, *, budget: int) -> tuple[Scor
         flights.append((batch.rows, model.backend.begin(padded)))
         if len(flights) >= model.backend.depth:
             at, running = flights.popleft()
-            scores[at] = running.scores()
+            scores[at] = running()
     for at, running in flights:
-        scores[at] = running.scores()
+        scores[at] = running()
     return scores, padded_tokens
 
 

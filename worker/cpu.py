@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 from pathlib import Path
 
@@ -16,16 +17,11 @@ this would make a long row too slow on a machine of many cores.
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 CPU_INFO = Path("/proc/cpuinfo")
-NVIDIA_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))  # Linux; Windows' Linux
 BFLOAT16_FLAGS = re.compile(r"^(?:flags|Features)\s*:.*\b(?:amx_bf16|avx512_bf16|bf16)\b", re.MULTILINE)
 
 
 def usable_cpus() -> int:
-    """CPUs that this process may use: its affinity, cut to the container's quota.
-
-    Libraries count the machine's cores; in a container with a quota of two on 64 cores their threads would fight each
-    other.
-    """
+    """CPUs that this process may use: its affinity, cut to the container's quota, which libraries do not look at."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = CPU_QUOTA.read_text().split()
@@ -39,18 +35,18 @@ def streams() -> int:
     return min(usable_cpus(), MOST_STREAMS)
 
 
+def cpu_name() -> str:
+    """The CPU as a device, in words."""
+    return f"cpu ({platform.machine()}, {usable_cpus()} threads)"
+
+
 def has_native_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 matrices in hardware: AMX, AVX512-BF16, or ARM's bf16.
 
-    Libraries do not tell: oneDNN takes bfloat16 on any AVX512, converts to float32 there, and is slower than float32
-    itself. Where the kernel does not say either (not Linux), the answer is no: float32 is right everywhere.
+    Libraries do not tell: oneDNN takes bfloat16 on any AVX512, and is slower there than in float32. Where the kernel
+    does not say either (not Linux), the answer is no: float32 is right everywhere.
     """
     try:
         return BFLOAT16_FLAGS.search(CPU_INFO.read_text()) is not None
     except OSError:
         return False
-
-
-def has_nvidia_driver() -> bool:
-    """Whether asking torch for CUDA devices is worth the seconds that importing it takes."""
-    return any(path.exists() for path in NVIDIA_DEVICES)

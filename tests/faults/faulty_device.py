@@ -7,6 +7,7 @@ import runpy
 import signal
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +16,18 @@ import worker.device.loading
 from scorequeue.manifest import GoldenSentence
 from tests.faults.faulty_tokenizer import MARKS, make_tokenizers_faulty
 from tests.faults.faulty_worker import ABORT, HANGING, KILLER, POISON
-from worker.backends import PaddedBatch, Scores
-from worker.backends.fake import FakeBackend, FakeRunning
+from worker.backends import PaddedBatch, Running, Scores
+from worker.backends.fake import FakeBackend
 from worker.budget import SMALLEST_BUDGET
 from worker.device.loading import LoadedModel, make_fake_model
 
 
 class FaultyBackend(FakeBackend):
-    """A device that rows can harm."""
+    """A device that rows can harm, of a speed that can be set."""
 
-    def begin(self, batch: PaddedBatch) -> FakeRunning:
+    rows_per_s: float | None = None
+
+    def begin(self, batch: PaddedBatch) -> Running:
         """Begin a batch, or come to harm."""
         marks = batch.input_ids[:, 0]
         sick = Path(os.environ.get("FAULTS_SICK", "missing"))
@@ -35,20 +38,16 @@ class FaultyBackend(FakeBackend):
             time.sleep(3600)
         if np.any(marks == MARKS[POISON]) or harm == "raises":
             raise RuntimeError("the device is told to raise")
-        running = super().begin(batch)
-        return AbortingRunning(running) if np.any(marks == MARKS[ABORT]) else running
+        done_at = time.monotonic() + (batch.rows / self.rows_per_s if self.rows_per_s else 0)
+        return partial(finish, super().begin(batch), done_at, aborts=bool(np.any(marks == MARKS[ABORT])))
 
 
-class AbortingRunning(FakeRunning):
-    """A batch that ends the process while it runs, as a failed CUDA assert does."""
-
-    def __init__(self, running: FakeRunning) -> None:
-        self._running = running
-
-    def scores(self) -> Scores:
-        """Wait out the pretended time, and abort."""
-        self._running.scores()
+def finish(running: Running, done_at: float, *, aborts: bool) -> Scores:
+    """Wait out a batch's pretended time; may then end the process, as a failed CUDA assert does."""
+    time.sleep(max(0, done_at - time.monotonic()))
+    if aborts:
         os.abort()
+    return running()
 
 
 class FaultyModel(LoadedModel):

@@ -58,7 +58,7 @@ def test_padding_gathers_just_the_wanted_rows(rows: list[list[int]], data: st.Da
 def test_torch_agrees_with_transformers_in_float32(folder: Path) -> None:
     backend = TorchBackend(folder, device="cpu", dtype="float32")
 
-    scores = backend.begin(batch_of(FolderTokenizer(folder, max_length=128).encode(TEXTS))).scores()
+    scores = backend.begin(batch_of(FolderTokenizer(folder, max_length=128).encode(TEXTS)))()
 
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, reference_scores(folder, TEXTS), atol=1e-6)
@@ -68,8 +68,8 @@ def test_padding_does_not_change_a_rows_scores(folder: Path) -> None:
     backend = TorchBackend(folder, device="cpu", dtype="float32")
     tokenizer = FolderTokenizer(folder, max_length=128)
 
-    together = backend.begin(batch_of(tokenizer.encode(TEXTS))).scores()
-    alone = np.concatenate([backend.begin(batch_of(tokenizer.encode([text]))).scores() for text in TEXTS])
+    together = backend.begin(batch_of(tokenizer.encode(TEXTS)))()
+    alone = np.concatenate([backend.begin(batch_of(tokenizer.encode([text])))() for text in TEXTS])
 
     np.testing.assert_allclose(together, alone, atol=1e-6)
 
@@ -101,7 +101,7 @@ def test_a_ready_mask_changes_no_score(any_folder: Path, padded: PaddedBatch) ->
             attention_mask=torch.from_numpy(padded.attention_mask.astype(np.int64)),
         ).logits
 
-    np.testing.assert_allclose(backend.begin(padded).scores(), torch.softmax(logits, -1).numpy(), atol=1e-6)
+    np.testing.assert_allclose(backend.begin(padded)(), torch.softmax(logits, -1).numpy(), atol=1e-6)
 
 
 def test_a_padded_batch_begins_without_a_look_at_its_mask(
@@ -117,7 +117,7 @@ def test_a_padded_batch_begins_without_a_look_at_its_mask(
         return look(tensor)
 
     monkeypatch.setattr(torch.Tensor, "__bool__", spy)
-    backend.begin(padded).scores()
+    backend.begin(padded)()
 
     assert bool(looks) == (backend._model.config.model_type not in READY_MASK_MODELS)
 
@@ -125,7 +125,7 @@ def test_a_padded_batch_begins_without_a_look_at_its_mask(
 def test_bfloat16_stays_near_float32(folder: Path) -> None:
     backend = TorchBackend(folder, device="cpu", dtype="bfloat16")
 
-    scores = backend.begin(batch_of(FolderTokenizer(folder, max_length=128).encode(TEXTS))).scores()
+    scores = backend.begin(batch_of(FolderTokenizer(folder, max_length=128).encode(TEXTS)))()
 
     assert (backend.dtype, scores.dtype) == ("bfloat16", np.float32)
     np.testing.assert_allclose(scores, reference_scores(folder, TEXTS), atol=5e-2)
@@ -184,7 +184,7 @@ def test_memory_that_runs_out_is_told_apart(folder: Path) -> None:
     batch = PaddedBatch(np.broadcast_to(np.int64(1), (rows, 2)), np.broadcast_to(np.int64(2), (rows,)))
 
     with pytest.raises(DeviceFullError):
-        backend.begin(batch).scores()
+        backend.begin(batch)()
 
 
 def test_tokens_are_those_of_transformers(folder: Path) -> None:
@@ -230,27 +230,13 @@ def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
 def test_fake_scores_depend_on_the_text_alone() -> None:
     backend, tokenizer = FakeBackend(label_count=3), FakeTokenizer(max_length=16)
 
-    together = backend.begin(batch_of(tokenizer.encode([*TEXTS, "x" * 500]))).scores()
-    alone = backend.begin(batch_of(tokenizer.encode([TEXTS[1]]))).scores()
+    together = backend.begin(batch_of(tokenizer.encode([*TEXTS, "x" * 500])))()
+    alone = backend.begin(batch_of(tokenizer.encode([TEXTS[1]])))()
 
     np.testing.assert_array_equal(together[1], alone[0])
     np.testing.assert_allclose(together.sum(axis=1), 1, rtol=1e-6)
     assert len(np.unique(together, axis=0)) == 5
     assert tokenizer.encode([*TEXTS, "x" * 500]).truncated.tolist() == [False, False, False, False, True]
-
-
-def test_fake_takes_the_time_that_it_is_told() -> None:
-    now = 0.0
-
-    def sleep(seconds: float) -> None:
-        nonlocal now
-        now += seconds
-
-    backend = FakeBackend(rows_per_s=100, clock=lambda: now, sleep=sleep)
-
-    backend.begin(batch_of(FakeTokenizer().encode(TEXTS))).scores()
-
-    assert now == pytest.approx(len(TEXTS) / 100)
 
 
 @pytest.mark.gpu
@@ -263,7 +249,7 @@ def test_cuda_agrees_with_the_cpu_with_two_batches_in_flight(folder: Path, dtype
 
     for _ in range(4):
         running = [backend.begin(batch_of(tokenizer.encode(texts))) for texts in (TEXTS[:2], TEXTS[2:])]
-        scores = np.concatenate([one.scores() for one in running])
+        scores = np.concatenate([wait() for wait in running])
         np.testing.assert_allclose(scores, reference, atol=atol)
 
 
@@ -271,7 +257,7 @@ def test_cuda_agrees_with_the_cpu_with_two_batches_in_flight(folder: Path, dtype
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_padded_batch_begins_while_another_one_runs(folder: Path, padded: PaddedBatch) -> None:
     backend = TorchBackend(folder, device="cuda")
-    expected = backend.begin(padded).scores()
+    expected = backend.begin(padded)()
 
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -279,5 +265,5 @@ def test_a_padded_batch_begins_while_another_one_runs(folder: Path, padded: Padd
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
-    for one in running:
-        np.testing.assert_allclose(one.scores(), expected, atol=1e-3)
+    for wait in running:
+        np.testing.assert_allclose(wait(), expected, atol=1e-3)

@@ -16,8 +16,9 @@ import torch
 
 from scorequeue.errors import ConversionError, VerificationError
 from tests.tiny import make_tiny_base
-from worker.backends import checkpoint, convert
-from worker.backends.quiet_openvino import openvino
+from worker.backends import convert
+from worker.backends import torch as torch_backend
+from worker.backends.convert import openvino
 
 LOAD = """
 import sys
@@ -91,8 +92,8 @@ def test_old_models_go_and_so_does_what_a_killed_worker_left(folder: Path, tmp_p
     others = [home / f"{number:032x}" for number in range(convert.KEPT + 2)]
     for path in (abandoned, young, *others):
         path.mkdir(parents=True)
-    for path in (abandoned, *others):
-        os.utime(path, (time.time() - convert.ABANDONED_S - 60,) * 2)
+    for age, path in enumerate((*others, abandoned)):
+        os.utime(path, (time.time() - 3_600 - age,) * 2)
 
     convert.converted(folder, tmp_path, max_length=64)
 
@@ -100,7 +101,7 @@ def test_old_models_go_and_so_does_what_a_killed_worker_left(folder: Path, tmp_p
     assert young in left
     assert abandoned not in left
     assert home / convert.fingerprint(folder) in left
-    assert len(left) == convert.KEPT + 1
+    assert len(left) == convert.KEPT
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
@@ -142,10 +143,10 @@ def test_no_memory_is_named(folder: Path, tmp_path: Path, monkeypatch: pytest.Mo
     def run_out(*args: object, **options: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(checkpoint.AutoModelForSequenceClassification, "from_pretrained", run_out)
+    monkeypatch.setattr(torch_backend.AutoModelForSequenceClassification, "from_pretrained", run_out)
 
     with pytest.raises(VerificationError, match="does not load in transformers: MemoryError"):
-        checkpoint.load_classifier(folder, dtype=torch.float32)
-    monkeypatch.setattr(checkpoint, "load_classifier", run_out)
+        torch_backend.load_classifier(folder, dtype=torch.float32)
+    monkeypatch.setattr(torch_backend, "load_classifier", run_out)
     with pytest.raises(ConversionError, match="MemoryError"):
         convert.converted(folder, tmp_path, max_length=64)

@@ -16,8 +16,8 @@ from scorequeue.errors import (
 from scorequeue.manifest import GoldenSentence
 from scorequeue.registry import Registry
 from tests.tiny import GOLDEN_TEXTS, publish_tiny
-from worker.backends import DeviceFullError, PaddedBatch
-from worker.backends.fake import FakeBackend, FakeRunning
+from worker.backends import DeviceFullError, PaddedBatch, Running
+from worker.backends.fake import FakeBackend
 from worker.device.loading import load_model, make_fake_model
 
 
@@ -66,7 +66,7 @@ class Small(FakeBackend):
         self.most_tokens = most_tokens
         self.sizes: list[int] = []
 
-    def begin(self, batch: PaddedBatch) -> FakeRunning:
+    def begin(self, batch: PaddedBatch) -> Running:
         self.sizes.append(batch.input_ids.size)
         if batch.input_ids.size > self.most_tokens:
             raise DeviceFullError("out of memory")

@@ -28,7 +28,7 @@ class Timed(FakeBackend):
         self.now = 0.0
         self.sizes: list[int] = []
 
-    def begin(self, batch: PaddedBatch) -> Running:  # type: ignore[override]
+    def begin(self, batch: PaddedBatch) -> Running:
         if batch.input_ids.size > self.most_tokens:
             raise DeviceFullError("too large")
         self.sizes.append(batch.input_ids.size)

@@ -2,13 +2,13 @@
 
 Two steps, so that a device that works by itself is given its next batch before the last one is done::
 
-    running = backend.begin(batch)      queued, runs by itself
-    scores = running.scores()           waits, float32 (rows, labels)
+    wait = backend.begin(batch)     queued, runs by itself
+    scores = wait()                 float32 (rows, labels)
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
@@ -19,6 +19,10 @@ import numpy.typing as npt
 from scorequeue.jobs import RowError
 
 Scores = npt.NDArray[np.float32]
+
+
+Running = Callable[[], Scores]
+"""Waits for a batch and returns its probabilities, float32 (rows, labels). Called once, in the order of ``begin``."""
 
 
 class DeviceFullError(Exception):
@@ -34,16 +38,13 @@ class Encodings:
     """Tokenised rows, end to end.
 
     Attributes:
-        token_ids: int32 (tokens,), special tokens included.
-        lengths: int32 (rows,): tokens per row, at least 1.
-        truncated: bool (rows,): whether the text was longer than the model reads.
         failed: Why rows have no tokens, by position. Each holds one token of padding, so that it can ride along; its
             scores mean nothing.
     """
 
-    token_ids: npt.NDArray[np.int32]
-    lengths: npt.NDArray[np.int32]
-    truncated: npt.NDArray[np.bool_]
+    token_ids: npt.NDArray[np.int32]  # (tokens,), special tokens included
+    lengths: npt.NDArray[np.int32]  # (rows,), at least 1
+    truncated: npt.NDArray[np.bool_]  # (rows,): whether the text was longer than the model reads
     failed: Mapping[int, RowError] = field(default_factory=dict)
 
     @property
@@ -62,14 +63,10 @@ class PaddedBatch:
     """Rows padded on the right to one width.
 
     There are no token types: one text per row is all zeros, which is what models take them for when left out.
-
-    Attributes:
-        input_ids: int32 (rows, tokens).
-        lengths: int32 (rows,): tokens of each row without padding.
     """
 
-    input_ids: npt.NDArray[np.int32]
-    lengths: npt.NDArray[np.int32]
+    input_ids: npt.NDArray[np.int32]  # (rows, tokens)
+    lengths: npt.NDArray[np.int32]  # (rows,), without padding
 
     @property
     def rows(self) -> int:
@@ -120,49 +117,21 @@ def pad_rows(
     return PaddedBatch(input_ids, sizes)
 
 
-class Running(Protocol):
-    """A batch that was given to the device."""
-
-    def scores(self) -> Scores:
-        """Wait for the batch and return probabilities, float32 (rows, labels). Called once, in order of ``begin``.
-
-        Raises:
-            DeviceFullError: The device has no memory for it.
-            Exception: Whatever the model raised.
-        """
-        ...
-
-
 class Backend(Protocol):
-    """A model on a device. Used by one thread at a time.
+    """A model on a device. Used by one thread at a time."""
 
-    Attributes:
-        name: ``torch``, ``openvino`` or ``fake``.
-        device: What it runs on, in words.
-        dtype: Number format of its weights: ``float32``, ``bfloat16`` or ``float16``.
-        label_count: Scores per row.
-        depth: Batches that may be begun before the first one's scores are asked for.
-        is_fast: Whether it takes more rows than one process can tokenise: a GPU.
-    """
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def device(self) -> str: ...  # noqa: D102
-    @property
-    def dtype(self) -> str: ...  # noqa: D102
-    @property
-    def label_count(self) -> int: ...  # noqa: D102
-    @property
-    def depth(self) -> int: ...  # noqa: D102
-    @property
-    def is_fast(self) -> bool: ...  # noqa: D102
+    name: str  # torch, openvino or fake
+    device: str  # what it runs on, in words
+    dtype: str  # of its weights: float32, bfloat16 or float16
+    depth: int  # batches that may be begun before the first one's scores are waited for
+    is_fast: bool  # whether it takes more rows than one process can tokenise: a GPU
 
     def begin(self, batch: PaddedBatch) -> Running:
-        """Give a batch to the device.
+        """Give a batch to the device, and return what waits for its scores.
 
         Raises:
-            DeviceFullError: The device has no memory for it.
-            Exception: Whatever the model raised.
+            DeviceFullError: The device has no memory for it; waiting may raise that too.
+            DeviceLostError: This process can use the device no more; likewise.
+            Exception: Whatever the model raised; likewise.
         """
         ...

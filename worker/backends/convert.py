@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import shutil
-import time
+import sys
 import uuid
 import warnings
 from contextlib import suppress
@@ -16,31 +16,26 @@ from typing import Any
 
 from scorequeue.errors import ConversionError, VerificationError
 from scorequeue.logs import fields
-from worker.backends.quiet_openvino import openvino
+
+# OpenVINO reports every import and conversion to its makers over the network, but not where this import fails.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+
+import openvino as openvino  # noqa: E402  # others take it from here
 
 log = logging.getLogger(__name__)
 
-CHECKED_TOKENS = 320
-"""Tokens of the row that a converted model is tried on, beside a short one: more than any attention window in use."""
-
-CHECKED_TOLERANCE = 1e-3
-"""Largest difference of its float32 scores from torch's."""
-
-FORMAT = 1
-"""Raised when what is written changes: models converted before are then not found."""
+CHECKED_TOKENS, CHECKED_TOLERANCE = 320, 1e-3
+"""A converted model is tried on a row of so many tokens, more than any attention window in use, beside a short one; its
+float32 scores may differ so much from torch's."""
 
 KEPT = 4
 """Converted models that stay on disk: 90 MB each for MiniLM, and a refresh may bring one a day."""
 
-ABANDONED_S = 3600
-"""Age at which a half-written model is left behind by a killed worker: writing takes seconds."""
-
 _MODEL_FILE = "model.xml"
-_MAKING = ".making-"
 
 
 def converted(folder: Path, cache_dir: Path, *, max_length: int) -> Any:
-    """Return a checkpoint as an OpenVINO model: the one that is kept, else converted now and kept.
+    """Return a checkpoint as a float32 OpenVINO model: the one that is kept, else converted now and kept.
 
     Safe beside other processes: a model is written aside and renamed. A cache that is full, or that cannot be read or
     written, costs the next start a conversion, and nothing else.
@@ -49,9 +44,6 @@ def converted(folder: Path, cache_dir: Path, *, max_length: int) -> Any:
         folder: A transformers folder with safetensors weights.
         cache_dir: Where converted models are kept; made if need be.
         max_length: Most tokens that the model reads: no longer row is tried.
-
-    Returns:
-        A model that can be compiled, float32.
 
     Raises:
         VerificationError: The folder cannot be loaded, or lacks weights of the classifier.
@@ -81,18 +73,15 @@ def fingerprint(folder: Path) -> str:
     manifest = folder / "manifest.json"  # it holds the sha256 of every other file
     for file in [manifest] if manifest.exists() else [folder / "config.json", folder / "model.safetensors"]:
         content.update(file.read_bytes())
-    for made_by in (
-        f"format {FORMAT}",
-        *(f"{name} {version_of(name)}" for name in ("openvino", "torch", "transformers")),
-    ):
-        content.update(made_by.encode())
+    for maker in ("openvino", "torch", "transformers"):
+        content.update(f"{maker} {version_of(maker)}".encode())
     return content.hexdigest()[:32]
 
 
 def _keep(model: Any, kept: Path) -> None:
     """Put a model where the next start finds it, in place of a damaged one, and forget old ones."""
     home = kept.parent
-    made = home / f"{_MAKING}{uuid.uuid4().hex}"
+    made = home / f".making-{uuid.uuid4().hex}"
     made.mkdir(parents=True)  # not mkdtemp, which closes it to everyone else who shares the cache
     try:
         # Left to itself, save_model halves the weights to float16.
@@ -103,10 +92,9 @@ def _keep(model: Any, kept: Path) -> None:
             made.rename(kept)
     finally:
         shutil.rmtree(made, ignore_errors=True)
-    old = sorted(home.glob("[0-9a-f]*"), key=_changed_at, reverse=True)[KEPT:]
-    abandoned = [left for left in home.glob(f"{_MAKING}*") if time.time() - _changed_at(left) > ABANDONED_S]
-    for left in old + abandoned:
-        shutil.rmtree(left, ignore_errors=True)
+    with suppress(OSError):  # another worker removed one just now
+        for old in sorted(home.iterdir(), key=lambda path: path.stat().st_mtime)[:-KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _is_whole(kept: Path) -> bool:
@@ -118,25 +106,18 @@ def _is_whole(kept: Path) -> bool:
 
 
 def _digest(folder: Path) -> str:
-    digest = hashlib.sha256()
+    digests = []
     for name in (_MODEL_FILE, "model.bin"):
         with (folder / name).open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _changed_at(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:  # another worker removed it just now
-        return time.time()
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return " ".join(digests)
 
 
 def _traced(folder: Path, max_length: int) -> Any:
     """Convert a checkpoint, and compare its scores with torch's. torch and transformers are loaded for it alone."""
     import torch
 
-    from worker.backends.checkpoint import load_classifier
+    from worker.backends.torch import load_classifier
 
     class Classifier(torch.nn.Module):
         """Probabilities of a padded batch, computed to the end in float32 as the torch backend does."""
@@ -175,5 +156,5 @@ def _traced(folder: Path, max_length: int) -> Any:
 
 def last_line(error: Exception) -> str:
     """Return the last line of what an error says: OpenVINO's first ones name its own sources."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__

@@ -1,19 +1,19 @@
-"""A model that is none: scores made from the text itself, at a speed that can be set.
+"""A model that is none: scores made from the text itself, for tests of the queue and for measuring it alone.
 
-For tests of the queue and for measuring it alone. It needs no torch, no checkpoint and no tokenizer, gives the same
-scores in every process, and costs the worker under a microsecond a row.
+It needs no torch, no checkpoint and no tokenizer, gives the same scores in every process, and costs the worker under a
+microsecond a row.
 """
 
 from __future__ import annotations
 
-import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
-from worker.backends import Encodings, PaddedBatch, Scores
+from worker.backends import Encodings, PaddedBatch, Running, Scores
 
 CHARACTERS_PER_TOKEN = 4
 """About what WordPiece makes of English."""
@@ -43,14 +43,7 @@ class FakeTokenizer:
 
 
 class FakeBackend:
-    """Deterministic scores from each row's first token.
-
-    Args:
-        label_count: Scores per row.
-        rows_per_s: Speed of the pretended device; None answers at once.
-        clock: Seconds, monotonic.
-        sleep: Waits for seconds.
-    """
+    """Deterministic scores from each row's first token, at once: ``label_count`` a row."""
 
     name = "fake"
     device = "none"
@@ -58,43 +51,12 @@ class FakeBackend:
     depth = 1
     is_fast = False
 
-    def __init__(
-        self,
-        *,
-        label_count: int = 2,
-        rows_per_s: float | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
+    def __init__(self, *, label_count: int = 2) -> None:
         self.label_count = label_count
-        self.rows_per_s = rows_per_s
-        self._clock = clock
-        self._sleep = sleep
 
-    def begin(self, batch: PaddedBatch) -> FakeRunning:
-        """Begin a batch, which is done after ``rows / rows_per_s`` seconds."""
-        done_at = self._clock() + batch.rows / self.rows_per_s if self.rows_per_s else 0.0
-        return FakeRunning(self, batch, done_at)
-
-    def wait_until(self, at: float) -> None:
-        """Pretend to work until then."""
-        if (left := at - self._clock()) > 0:
-            self._sleep(left)
-
-
-class FakeRunning:
-    """A batch on the pretended device."""
-
-    def __init__(self, backend: FakeBackend, batch: PaddedBatch, done_at: float) -> None:
-        self._backend = backend
-        self._batch = batch
-        self._done_at = done_at
-
-    def scores(self) -> Scores:
-        """Wait out the pretended time and return the scores, float32 (rows, labels)."""
-        if self._done_at:
-            self._backend.wait_until(self._done_at)
-        return fake_scores(self._batch.input_ids[:, 0], self._backend.label_count)
+    def begin(self, batch: PaddedBatch) -> Running:
+        """Begin a batch; there is nothing to wait for."""
+        return partial(fake_scores, batch.input_ids[:, 0], self.label_count)
 
 
 def fake_scores(checksums: npt.NDArray[np.integer], label_count: int) -> Scores:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import platform
+import re
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,11 +17,12 @@ import numpy as np
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
+from transformers import AutoModelForSequenceClassification
+from transformers.utils import logging as transformers_logging
 
-from scorequeue.errors import UsageError
+from scorequeue.errors import UsageError, VerificationError
 from worker.backends import DeviceFullError, DeviceLostError, PaddedBatch, Running, Scores
-from worker.backends.checkpoint import load_classifier
-from worker.cpu import has_native_bfloat16, streams, usable_cpus
+from worker.cpu import cpu_name, has_native_bfloat16, streams, usable_cpus
 
 CUDA_DEPTH = 2
 """Batches on a GPU at once: one runs, the next one waits in the stream."""
@@ -61,120 +62,102 @@ class TorchBackend:
         chosen = choose_dtype(self._device) if dtype == "auto" else DTYPES.get(dtype)
         if chosen is None:
             raise UsageError(f"dtype should be auto or one of {', '.join(DTYPES)}, got {dtype!r}")
-        self._is_cuda = self.is_fast = self._device.type == "cuda"
-        if self._is_cuda:
+        self.dtype = str(chosen).removeprefix("torch.")
+        self.is_fast = self._device.type == "cuda"
+        if self.is_fast:
             # It plans anew for each shape of a batch: 30,000 rows/s in the first pass over new shapes, 433,000 without
             # it (MiniLM on an H100, docs/performance.md). FlashAttention and the memory-efficient kernels need no plan.
             torch.backends.cuda.enable_cudnn_sdp(False)
+            self.device = f"{self._device} ({torch.cuda.get_device_name(self._device)})"
+            self.depth = CUDA_DEPTH
+        else:
+            self.device = cpu_name()
+            self.depth = streams() + 1  # one more is ready when one of them ends
         self._model = load_classifier(folder, dtype=chosen).to(self._device).eval()
         # transformers makes such a mask of a flat one, but first asks whether all of it is true: on a GPU that waits
         # for all that was queued before, at the beginning of each pass.
         config = self._model.config
         self._takes_ready_mask = config.model_type in READY_MASK_MODELS and config._attn_implementation == "sdpa"
-        self.dtype = str(chosen).removeprefix("torch.")
-        self.label_count = int(self._model.config.num_labels)
-        self.depth = CUDA_DEPTH if self._is_cuda else streams() + 1  # one more is ready when one of them ends
-        self._free: list[_HostBuffer] = []
         # How many threads a pass takes is a property of the thread that runs it.
         self._streams = ThreadPoolExecutor(
             streams(), "torch", initializer=torch.set_num_threads, initargs=(max(1, usable_cpus() // streams()),)
         )
 
-    @property
-    def device(self) -> str:
-        """What the model runs on, in words."""
-        if self._is_cuda:
-            return f"{self._device} ({torch.cuda.get_device_name(self._device)})"
-        return f"cpu ({platform.machine()}, {usable_cpus()} threads)"
-
     def begin(self, batch: PaddedBatch) -> Running:
-        """Queue a batch on a GPU's stream, or for the next free core, and return while it runs.
-
-        Raises:
-            DeviceFullError: The GPU has no memory for it.
-        """
-        if not self._is_cuda:
-            return _OnCpu(self._streams.submit(_within_memory, lambda: self._run_on_cpu(batch)))
-        return _within_memory(lambda: self._begin_on_cuda(batch))
+        """Queue a batch on a GPU's stream, or for the next free core, and return what waits for its scores."""
+        if self.is_fast:
+            return _within_memory(lambda: self._begin_on_cuda(batch))
+        return self._streams.submit(_within_memory, lambda: self._run_on_cpu(batch)).result
 
     @torch.inference_mode()
     def _run_on_cpu(self, batch: PaddedBatch) -> Scores:
-        mask = None if batch.is_full else torch.from_numpy(batch.attention_mask.astype(np.int64))
+        mask = None if batch.is_full else torch.from_numpy(batch.attention_mask)
         scores: Scores = self._forward(torch.from_numpy(batch.input_ids).long(), mask).numpy()
         return scores
 
     @torch.inference_mode()
     def _begin_on_cuda(self, batch: PaddedBatch) -> Running:
-        # Not a ring: what runs while a guilty row is looked for comes beside the batches in flight.
-        buffer = self._free.pop() if self._free else _HostBuffer()
-        host_ids, host_lengths = buffer.fill(batch)
-        input_ids = host_ids.to(self._device, non_blocking=True).long()  # (rows, tokens)
+        input_ids = self._to_device(batch.input_ids).long()  # (rows, tokens)
         mask = None
         if not batch.is_full:
-            lengths = host_lengths.to(self._device, non_blocking=True)
             columns = torch.arange(batch.width, device=self._device)
-            mask = columns < lengths[:, None]  # (rows, tokens)
+            mask = columns < self._to_device(batch.lengths)[:, None]  # (rows, tokens)
         scores = self._forward(input_ids, mask)
         on_host = torch.empty(scores.shape, dtype=scores.dtype, pin_memory=True)
         on_host.copy_(scores, non_blocking=True)
         done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # else a core spins until it is there
         done.record(torch.cuda.current_stream(self._device))
-        return _OnCuda(on_host, done, buffer, self._free)
+
+        def wait() -> Scores:
+            _within_memory(done.synchronize)
+            scores: Scores = on_host.numpy()
+            return scores
+
+        return wait
+
+    def _to_device(self, numbers: np.ndarray[Any, np.dtype[np.int32]]) -> torch.Tensor:
+        """Copy numbers by way of pinned memory, which torch keeps until the copy is done and then uses again."""
+        return torch.from_numpy(numbers).pin_memory().to(self._device, non_blocking=True)
 
     def _forward(self, input_ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         if mask is not None:
             width = mask.shape[1]
             # (rows, 1, tokens, tokens), or (rows, tokens)
-            mask = mask.bool()[:, None, None, :].expand(-1, 1, width, -1) if self._takes_ready_mask else mask.long()
+            mask = mask[:, None, None, :].expand(-1, 1, width, -1) if self._takes_ready_mask else mask.long()
         logits = self._model(input_ids=input_ids, attention_mask=mask).logits
         return torch.softmax(logits.float(), dim=-1)  # (rows, labels)
 
 
-class _OnCpu:
-    """A batch in a thread of its own."""
+def load_classifier(folder: Path, *, dtype: torch.dtype, attention: str | None = None) -> Any:
+    """Load a sequence classifier on the CPU.
 
-    def __init__(self, future: Future[Scores]) -> None:
-        self._future = future
+    Args:
+        folder: A transformers folder with safetensors weights.
+        dtype: Of its weights, whatever the folder was saved in.
+        attention: transformers' name of how attention is computed; None takes SDPA wherever the architecture has it.
 
-    def scores(self) -> Scores:
-        return self._future.result()
-
-
-class _OnCuda:
-    """A batch in a stream, whose scores are on their way to pinned memory."""
-
-    def __init__(
-        self, on_host: torch.Tensor, done: torch.cuda.Event, buffer: _HostBuffer, free: list[_HostBuffer]
-    ) -> None:
-        self._on_host = on_host
-        self._done = done
-        self._buffer = buffer
-        self._free = free
-
-    def scores(self) -> Scores:
-        _within_memory(self._done.synchronize)
-        self._free.append(self._buffer)  # whatever was copied from it is done
-        scores: Scores = self._on_host.numpy()
-        return scores
-
-
-class _HostBuffer:
-    """Pinned memory that a batch is copied from; it grows and is used again."""
-
-    def __init__(self) -> None:
-        self._ids = torch.empty(0, dtype=torch.int32)
-        self._lengths = torch.empty(0, dtype=torch.int32)
-
-    def fill(self, batch: PaddedBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        if self._ids.numel() < batch.input_ids.size:
-            self._ids = torch.empty(batch.input_ids.size, dtype=torch.int32, pin_memory=True)
-        if self._lengths.numel() < batch.rows:
-            self._lengths = torch.empty(batch.rows, dtype=torch.int32, pin_memory=True)
-        ids = self._ids[: batch.input_ids.size].view(batch.rows, batch.width)
-        lengths = self._lengths[: batch.rows]
-        ids.copy_(torch.from_numpy(batch.input_ids))
-        lengths.copy_(torch.from_numpy(batch.lengths))
-        return ids, lengths
+    Raises:
+        VerificationError: The folder cannot be loaded, or lacks weights of the classifier.
+    """
+    # A load report and bars on stderr are for people who load by hand; what matters of them is an error here.
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            dtype=dtype,  # left out, a folder saved in float16 loads as float16
+            attn_implementation=attention,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise VerificationError(f"{folder} does not load in transformers: {said}") from error
+    if missing := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
+        raise VerificationError(f"{folder} lacks weights of the classifier ({missing[0]}, ...): fit or import it again")
+    return model
 
 
 def choose_dtype(device: torch.device) -> torch.dtype:
@@ -185,18 +168,15 @@ def choose_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if has_native_bfloat16() else torch.float32
 
 
-def _find_device(device: str) -> torch.device:
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise UsageError(f"device should be auto, cpu, cuda or cuda:N, got {device!r}") from error
-    if found.type not in ("cpu", "cuda"):
-        raise UsageError(f"device should be auto, cpu, cuda or cuda:N, got {device!r}")
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"no device {device}: torch sees {torch.cuda.device_count()} CUDA devices; try --device cpu")
-    return found
+def _find_device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise UsageError(f"device should be auto, cpu, cuda or cuda:N, got {name!r}")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"no device {name}: torch sees {torch.cuda.device_count()} CUDA devices; try --device cpu")
+    return device
 
 
 def _within_memory(run: Callable[[], T]) -> T:

@@ -107,7 +107,7 @@ def _answer(model: LoadedModel, rows: int, running: Running | Exception) -> Scor
     try:
         if isinstance(running, Exception):
             raise running
-        return Scored(model.checked(running.scores(), rows=rows))
+        return Scored(model.checked(running(), rows=rows))
     except DeviceLostError as error:
         log.error("the device can be used no more", extra=fields("device_unusable", error=str(error)))
         os._exit(ExitCode.UNEXPECTED)  # the worker starts a fresh process, and finds the row

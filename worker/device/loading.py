@@ -35,39 +35,22 @@ GOLDEN_TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A version on a device, ready to score.
-
-    Attributes:
-        version: Its name in the registry.
-        labels: Label names, in the order of the scores.
-        backend: The model on its device; for one thread alone.
-        tokenizer: Turns the sentences that it is tried on into tokens.
-        golden: Sentences with their float32 scores; empty where scores mean nothing (the fake).
-    """
+    """A version on a device, ready to score; for one thread alone."""
 
     version: str
-    labels: tuple[str, ...]
+    labels: tuple[str, ...]  # in the order of the scores
     backend: Backend
-    tokenizer: Tokenizer
-    golden: tuple[GoldenSentence, ...] = ()
+    tokenizer: Tokenizer  # for the sentences that it is tried on
+    golden: tuple[GoldenSentence, ...] = ()  # with their float32 scores; none where scores mean nothing (the fake)
 
     def score_now(self, texts: Sequence[str]) -> Scores:
-        """Score a few texts as one batch: float32 (rows, labels).
-
-        Raises:
-            ScoreCountError: The backend returned another number of scores.
-            Exception: Whatever the backend raised.
-        """
+        """Score a few texts as one batch: float32 (rows, labels). Raises what ``checked`` and the backend raise."""
         rows = self.tokenizer.encode(texts)
         batch = pad_rows(rows.token_ids, rows.starts, rows.lengths, pad_id=self.tokenizer.pad_id)
-        return self.checked(self.backend.begin(batch).scores(), rows=batch.rows)
+        return self.checked(self.backend.begin(batch)(), rows=batch.rows)
 
     def checked(self, scores: Scores, *, rows: int) -> Scores:
-        """Return the scores if there is one per row and label.
-
-        Raises:
-            ScoreCountError: There are more or fewer.
-        """
+        """Return the scores if there is one per row and label, else raise ``ScoreCountError``."""
         if scores.shape != (rows, len(self.labels)):
             raise ScoreCountError(
                 f"backend {self.backend.name} should return scores of shape {(rows, len(self.labels))} for version "
@@ -76,11 +59,7 @@ class LoadedModel:
         return scores
 
     def check_golden(self) -> None:
-        """Score the golden sentences and compare.
-
-        Raises:
-            DeviceSickError: They raise, are not finite, or are not what they were when the version was made.
-        """
+        """Score the golden sentences; raise ``DeviceSickError`` if that fails or the scores are not the known ones."""
         if not self.golden:
             return
         where = f"version {self.version} on {self.backend.device} in {self.backend.dtype}"
@@ -89,11 +68,11 @@ class LoadedModel:
         except Exception as error:
             raise DeviceSickError(f"golden sentences of {where} should be scored but raised {error!r}") from error
         wanted = np.array([sentence.scores for sentence in self.golden], np.float32)  # (rows, labels)
-        other_dtype = "" if self.backend.dtype == "float32" else "--dtype float32, else "
         tolerance = GOLDEN_TOLERANCE[self.backend.dtype]
         # Scores this close have the same label too, except where two labels are within twice the tolerance of a tie.
-        difference = float(np.abs(scores - wanted).max()) if np.isfinite(scores).all() else float("nan")
-        if not difference <= tolerance:
+        difference = float(np.abs(scores - wanted).max())
+        if not difference <= tolerance:  # nor where it is NaN
+            other_dtype = "" if self.backend.dtype == "float32" else "--dtype float32, else "
             raise DeviceSickError(
                 f"golden scores of {where} should be within {tolerance:g} of the manifest's but differ by "
                 f"{difference:.4g}; try {other_dtype}another device"
@@ -129,12 +108,11 @@ class LoadedModel:
             raise DeviceSickError(f"{self.backend.device} cannot run version {self.version}: {error!r}") from error
 
     def _run_copies(self, row: Encodings, rows: int) -> float:
-        width = int(row.lengths[0])
         input_ids = np.repeat(row.token_ids[None, :], rows, axis=0)  # (rows, tokens)
-        batch = PaddedBatch(input_ids, np.full(rows, width, np.int32))
+        batch = PaddedBatch(input_ids, np.repeat(row.lengths, rows))
         began = time.monotonic()
-        for running in [self.backend.begin(batch) for _ in range(self.backend.depth)]:
-            running.scores()
+        for wait in [self.backend.begin(batch) for _ in range(self.backend.depth)]:
+            wait()
         return time.monotonic() - began
 
 
@@ -152,9 +130,9 @@ def load_model(
     Args:
         registry: Where it is.
         version: Its name.
-        backend: ``torch``, ``openvino``, ``fake`` (the version's labels, made-up scores), or ``auto``.
-        device: See the backend.
-        dtype: See the backend.
+        backend: ``fake`` (the version's labels, made-up scores), or see ``choose_backend``.
+        device: See ``choose_backend``.
+        dtype: See ``choose_backend``.
         cache_dir: Where models that openvino converted are kept.
 
     Raises:
@@ -167,24 +145,15 @@ def load_model(
     if backend == "fake":
         return make_fake_model(version=version, labels=manifest.labels)
     folder = registry.path(version)
-    model = LoadedModel(
-        version=version,
-        labels=manifest.labels,
-        backend=open_backend(
-            folder, backend=backend, device=device, dtype=dtype, cache_dir=cache_dir, max_length=manifest.max_length
-        ),
-        tokenizer=TokenizerFiles(folder, manifest.max_length).open(),
-        golden=manifest.golden,
+    opened = open_backend(
+        folder, backend=backend, device=device, dtype=dtype, cache_dir=cache_dir, max_length=manifest.max_length
     )
+    tokenizer = TokenizerFiles(folder, manifest.max_length).open()
+    model = LoadedModel(version, manifest.labels, opened, tokenizer, manifest.golden)
     model.warm_up()
     model.check_golden()
-    log.info(
-        "version is ready",
-        extra=fields(
-            "version_ready", version=version, backend=model.backend.name, device=model.backend.device,
-            dtype=model.backend.dtype,
-        ),
-    )  # fmt: skip
+    facts = fields("version_ready", version=version, backend=opened.name, device=opened.device, dtype=opened.dtype)
+    log.info("version is ready", extra=facts)
     return model
 
 
@@ -192,14 +161,6 @@ def make_fake_model(
     *,
     version: str = "fake",
     labels: Sequence[str] = ("unacceptable", "acceptable"),
-    rows_per_s: float | None = None,
 ) -> LoadedModel:
-    """A model that needs no checkpoint, for tests of the queue and for measuring it alone.
-
-    Args:
-        version: Its name.
-        labels: Its labels.
-        rows_per_s: Speed of the pretended device; None answers at once.
-    """
-    backend = FakeBackend(label_count=len(labels), rows_per_s=rows_per_s)
-    return LoadedModel(version=version, labels=tuple(labels), backend=backend, tokenizer=TokenizerFiles().open())
+    """Return a model that needs no checkpoint, for tests of the queue and for measuring it alone."""
+    return LoadedModel(version, tuple(labels), FakeBackend(label_count=len(labels)), TokenizerFiles().open())

@@ -183,9 +183,9 @@ def _batch_seconds(backend: Backend, budget: int, clock: Callable[[], float]) ->
     for _ in range(batches):
         running.append(backend.begin(batch))
         if len(running) >= backend.depth:
-            running.popleft().scores()
+            running.popleft()()
     while running:
-        running.popleft().scores()
+        running.popleft()()
     return (clock() - began) / batches
 
 
