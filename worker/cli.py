@@ -182,6 +182,7 @@ def bench(*, model_version: str | None, sentences: str | None, as_json: bool, qu
       worker bench --sentences in.txt
     """
     with _errors():
+        from dataclasses import asdict
         from pathlib import Path
 
         from worker import bench as benching
@@ -197,7 +198,7 @@ def bench(*, model_version: str | None, sentences: str | None, as_json: bool, qu
                 how = "measured" if result.failed is None else "cannot run"
                 click.echo(f"{how} {result.backend} {result.dtype}", err=True)
         if as_json:
-            click.echo(json.dumps([result.to_dict() for result in results], indent=2))
+            click.echo(json.dumps([asdict(result) for result in results], indent=2))
         else:
             click.echo(benching.table_of(results))
         if all(result.failed is not None for result in results if benching.is_asked_for(result, settings)):
