@@ -1,13 +1,14 @@
 """A child process of the worker at the other end of a socket.
 
-It is started fresh, never forked, so that it inherits no thread, lock or CUDA context. Signals are the worker's to
-handle: a child ignores them, and ends when the worker does, however that died. Messages are Python objects: both ends
-are the same program.
+It is started fresh, never forked, so that it inherits no thread, lock or CUDA context. It ignores signals, which are
+the worker's to handle, and ends when the worker does, however that died. Messages are Python objects: both ends are the
+same program.
 """
 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
 import os
 import signal
@@ -33,12 +34,7 @@ class Child:
     """``python -m MODULE``, which calls ``connect_to_parent`` first.
 
     Start it in a thread that lives as long as the child is to live: on Linux the child is killed when that thread ends.
-
-    Args:
-        module: What is run.
-
-    Raises:
-        OSError: It cannot be started.
+    Once it has ended, ``send``, ``receive`` and ``call`` raise ``ChildLostError``, which says how.
     """
 
     def __init__(self, module: str) -> None:
@@ -64,39 +60,24 @@ class Child:
         return self._process.pid
 
     def send(self, message: Any) -> None:
-        """Send a message; any thread, one at a time.
-
-        Raises:
-            ChildLostError: The child has ended.
-        """
+        """Send a message; any thread, one at a time."""
         try:
             self._connection.send(message)
         except OSError as error:
             raise ChildLostError(self._end()) from error
 
-    def receive(self, timeout_s: float | None) -> Any:
-        """Return the child's next message, or None when the time is over.
-
-        Args:
-            timeout_s: How long to wait; None waits for ever.
-
-        Raises:
-            ChildLostError: The child has ended.
-        """
+    def receive(self, timeout_s: float) -> Any:
+        """Return the child's next message, or None when the time is over."""
         try:
             return self._connection.recv() if self._connection.poll(timeout_s) else None
         except (EOFError, OSError) as error:
             raise ChildLostError(self._end()) from error
 
-    def call(self, message: Any, *, timeout_s: float) -> Any:
-        """Send a message and return the answer.
-
-        Raises:
-            ChildLostError: The child has ended, or was killed because it did not answer in time.
-        """
+    def call(self, message: Any, *, timeout_s: float | None) -> Any:
+        """Send a message and return the answer; a child without one in time is killed. None waits for ever."""
         self.send(message)
         # Looks are counted, not seconds: a worker that was stopped for a while has not waited for an answer meanwhile.
-        for _ in range(math.ceil(timeout_s / _LOOK_S)):
+        for _ in itertools.count() if timeout_s is None else range(math.ceil(timeout_s / _LOOK_S)):
             answer = self.receive(_LOOK_S)
             if answer is not None:
                 return answer
@@ -104,7 +85,7 @@ class Child:
         raise ChildLostError(f"it gave no answer for {timeout_s:.1f} s and was killed")
 
     def kill(self) -> None:
-        """End it at once; any thread may call, also while another one waits for it."""
+        """End it at once; any thread, also while another one waits for it."""
         self._process.kill()
 
     def close(self) -> None:
@@ -123,12 +104,9 @@ class Child:
 
 
 def connect_to_parent() -> Connection:
-    """Return the child's end of the socket, and tie the child's life to the worker's.
-
-    The end of the socket shows while the child reads; a thread that is stuck in a library does not read, and there the
-    kernel (Linux) ends it.
-    """
+    """Return the child's end of the socket, and tie the child's life to the worker's."""
     connection = Connection(int(sys.argv[1]))
+    # The end of the socket shows while the child reads; one that is stuck in a library is ended by the kernel.
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(sys.argv[2]):

@@ -21,7 +21,7 @@ from scorequeue.registry import Registry
 from worker.backends import DeviceFullError, DeviceLostError, PaddedBatch, Running
 from worker.child import connect_to_parent
 from worker.device.loading import LoadedModel, load_model
-from worker.device.messages import BatchFailed, CheckGolden, Healthy, Loaded, LoadFailed, LoadRequest, Scored, Sick
+from worker.device.messages import BatchFailed, CheckGolden, Loaded, LoadRequest, Scored
 from worker.device.sweep import find_budget
 
 STARTED_AT = time.monotonic()
@@ -37,7 +37,7 @@ def main() -> None:
     try:
         model, loaded = _load(request)
     except ScorequeueError as error:
-        connection.send(LoadFailed(error))
+        connection.send(error)
         return
     connection.send(loaded)
     requests: SimpleQueue[PaddedBatch | CheckGolden] = SimpleQueue()
@@ -46,26 +46,21 @@ def main() -> None:
 
 
 def _load(request: LoadRequest) -> tuple[LoadedModel, Loaded]:
-    registry = Registry(request.registry)
+    registry, cache_dir = Registry(request.registry), request.cache_dir
     model = load_model(
         registry,
         request.version,
         backend=request.backend,
         device=request.device,
         dtype=request.dtype,
-        cache_dir=request.cache_dir,
+        cache_dir=cache_dir,
     )
     start_s = time.monotonic() - STARTED_AT
-    budget = request.token_budget
-    if budget is None:
-        budget = find_budget(
-            model.backend,
-            registry.path(request.version),
-            cache_dir=request.cache_dir,
-            otherwise=request.unmeasured_budget,
-        )
-    budget, batch_s = model.warm_up(budget)
     backend = model.backend
+    budget = request.token_budget or find_budget(
+        backend, registry.path(request.version), cache_dir=cache_dir, otherwise=request.unmeasured_budget
+    )
+    budget, batch_s = model.warm_up(budget)
     return model, Loaded(
         backend=backend.name,
         device=backend.device,
@@ -93,8 +88,12 @@ def _serve(model: LoadedModel, requests: SimpleQueue[PaddedBatch | CheckGolden],
     while True:
         while len(running) < model.backend.depth and (not running or not requests.empty()):
             request = requests.get()
-            if isinstance(request, CheckGolden):  # asked only while nothing runs
-                connection.send(_check(model))
+            if isinstance(request, CheckGolden):
+                try:
+                    model.check_golden()
+                    connection.send(request)
+                except DeviceSickError as error:
+                    connection.send(error)
                 continue
             try:
                 running.append((request.rows, model.backend.begin(request)))
@@ -117,14 +116,6 @@ def _answer(model: LoadedModel, rows: int, running: Running | Exception) -> Scor
         # Its frames hold the batch's tensors, and the next batch needs the room.
         error.__traceback__ = error.__cause__ = error.__context__ = None
         return BatchFailed(type(error).__name__, str(error), is_memory, trace)
-
-
-def _check(model: LoadedModel) -> Healthy | Sick:
-    try:
-        model.check_golden()
-    except DeviceSickError as error:
-        return Sick(str(error))
-    return Healthy()
 
 
 if __name__ == "__main__":

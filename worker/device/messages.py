@@ -1,30 +1,27 @@
-"""What the worker's process and a device process say to each other, beside the batches themselves."""
+"""What the worker's process and a device process say to each other, beside the batches themselves.
+
+The answer to a ``LoadRequest`` is ``Loaded``, to a batch ``Scored`` or ``BatchFailed``, to ``CheckGolden`` itself; a
+version that cannot be loaded and golden sentences that fail are answered with the ``ScorequeueError``.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from scorequeue.errors import ScorequeueError
 from worker.backends import Scores
 
 
 @dataclass(frozen=True, slots=True)
 class LoadRequest:
-    """The first message: which version, and how to run it.
+    """The first message: which version, and how to run it. What is not said here is as in ``WorkerSettings``.
 
     Attributes:
         registry: Folder of checkpoint versions.
         version: The version's name.
-        backend: ``torch``, ``openvino``, ``fake`` or ``auto``.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
-        cache_dir: Where converted models and token budgets are kept.
         token_budget: Most padded tokens in a batch; None takes what is kept for this model and device, or measures it.
         unmeasured_budget: The budget where none is kept and the device has other work, beside which a measurement would
             come out wrong; None where it has nothing else to do.
-        log_level: As in the worker's settings.
-        log_format: Likewise.
     """
 
     registry: Path
@@ -44,14 +41,10 @@ class Loaded:
     """The version is ready: its golden sentences gave their scores.
 
     Attributes:
-        backend: ``torch``, ``openvino`` or ``fake``.
-        device: What it runs on, in words.
-        dtype: Number format of its weights.
-        depth: Batches that the device works on at once.
+        backend: As in ``Backend``; likewise ``device``, ``dtype``, ``depth`` and ``is_fast``.
         token_budget: Most padded tokens in a batch.
         start_s: Seconds from the start of the process until the version was tried, without measuring the budget.
         batch_s: Seconds of a batch as large as the budget.
-        is_fast: Whether the device is so fast that one process cannot tokenise for it: a GPU.
     """
 
     backend: str
@@ -65,27 +58,8 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
-class LoadFailed:
-    """The version cannot be used; the process ends."""
-
-    error: ScorequeueError
-
-
-@dataclass(frozen=True, slots=True)
 class CheckGolden:
-    """Asks to score the golden sentences once more; the answer is ``Healthy`` or ``Sick``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Healthy:
-    """The golden sentences gave their scores."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sick:
-    """They did not, and why."""
-
-    reason: str
+    """Asks to score the golden sentences once more, while nothing else runs."""
 
 
 @dataclass(frozen=True, slots=True)

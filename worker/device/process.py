@@ -8,20 +8,18 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from scorequeue.errors import DeviceSickError, StoppingError
+from scorequeue.errors import DeviceSickError, ScorequeueError, StoppingError
 from scorequeue.logs import fields
 from worker.backends import PaddedBatch
 from worker.child import Child, ChildLostError
-from worker.device.messages import CheckGolden, Loaded, LoadFailed, LoadRequest, Sick
+from worker.device.messages import CheckGolden, Loaded, LoadRequest
 
 CHILD_MODULE = "worker.device"
 
-HANGS_S = 3.0
-"""Fewest seconds without an answer after which a device process that has a batch is killed."""
-
-HANGS_FACTOR = 10.0
-"""It may take so many times as long as the longest batch before. And at least as long as starting it anew takes: who
-waits as long as the remedy costs is wrong by a factor of two at most."""
+HANGS_S, HANGS_FACTOR = 3.0, 10.0
+"""A device process that has a batch is killed after so many seconds without an answer, or so many times the longest
+batch before, or the seconds that its start took: who waits as long as the remedy costs is wrong by a factor of two at
+most. The longest of them counts."""
 
 RESTART_S = 60.0
 """Fewest seconds after which a process that starts anew, with a version that it has loaded before, counts as hung."""
@@ -36,10 +34,7 @@ class DeviceProcess:
     """A version in a child process.
 
     *new* -> ``start`` -> *ready* -> *lost* -> ``restart`` -> *ready* ... -> ``close`` -> *closed*. One thread starts it
-    and receives; others may send, one at a time, and close.
-
-    Args:
-        request: What it loads.
+    and receives; others may send, one at a time, and close. What talks to a lost child raises ``ChildLostError``.
     """
 
     def __init__(self, request: LoadRequest) -> None:
@@ -61,6 +56,11 @@ class DeviceProcess:
         """Process id of the child, while there is one."""
         return self._child.pid if self._child else None
 
+    @property
+    def _started(self) -> Child:
+        assert self._child is not None, "start() comes first"
+        return self._child
+
     def start(self) -> Loaded:
         """Start the child and wait until the version is ready. Call it in the thread that outlives the child.
 
@@ -73,24 +73,21 @@ class DeviceProcess:
             if self._is_closed:
                 raise StoppingError(f"version {self.request.version} is not loaded: the worker was told to stop")
             child = self._child = Child(CHILD_MODULE)
+        # The first time it may have to convert the version, which takes as long as it does.
+        timeout_s = max(RESTART_S, HANGS_FACTOR * self.loaded.start_s) if self.loaded else None
         try:
-            if self.loaded is None:
-                child.send(self.request)
-                answer = child.receive(None)  # it may have to convert the version first, which takes as long as it does
-            else:
-                timeout_s = max(RESTART_S, HANGS_FACTOR * self.loaded.start_s)
-                answer = child.call(self.request, timeout_s=timeout_s)
+            answer = child.call(self.request, timeout_s=timeout_s)
         except ChildLostError as error:
             if self._is_closed:
                 raise StoppingError("the worker was told to stop while it loaded a version") from error
             raise
-        if isinstance(answer, LoadFailed):
+        if isinstance(answer, ScorequeueError):
             child.close()
-            raise answer.error
+            raise answer
         loaded: Loaded = answer
         self.loaded = loaded
-        self.longest_batch_s = max(self.longest_batch_s, answer.batch_s)
-        self.request = replace(self.request, token_budget=answer.token_budget)  # measured once
+        self.longest_batch_s = max(self.longest_batch_s, loaded.batch_s)
+        self.request = replace(self.request, token_budget=loaded.token_budget)  # measured once
         return loaded
 
     def restart(self) -> None:
@@ -100,71 +97,50 @@ class DeviceProcess:
             StoppingError: It was closed meanwhile.
             DeviceSickError: No fresh one becomes ready.
         """
-        assert self._child is not None
-        for attempt in range(1, STARTS + 1):
-            self._child.close()
+        for _ in range(STARTS):
+            self._started.close()
             began = time.monotonic()
             try:
                 self.start()
             except ChildLostError as error:
+                lost = error
                 log.warning("device process was lost while it started", extra=fields("device_lost", error=str(error)))
-                if attempt == STARTS:
-                    raise DeviceSickError(
-                        f"version {self.request.version} cannot be loaded anew: its process was lost {STARTS} times "
-                        f"({error})"
-                    ) from error
-                continue
-            took_s = round(time.monotonic() - began, 2)
-            log.warning(
-                "device process was started anew", extra=fields("device_restarted", pid=self.pid, took_s=took_s)
-            )
-            return
+            else:
+                facts = fields("device_restarted", pid=self.pid, took_s=round(time.monotonic() - began, 2))
+                log.warning("device process was started anew", extra=facts)
+                return
+        raise DeviceSickError(
+            f"version {self.request.version} cannot be loaded anew: its process was lost {STARTS} times ({lost})"
+        ) from lost
 
     def send(self, batch: PaddedBatch) -> None:
-        """Give it a batch.
-
-        Raises:
-            ChildLostError: It is lost.
-        """
-        assert self._child is not None
-        self._child.send(batch)
+        """Give it a batch."""
+        self._started.send(batch)
 
     def receive(self, timeout_s: float) -> Any:
-        """Return its next answer, ``Scored`` or ``BatchFailed``, or None when the time is over.
-
-        Raises:
-            ChildLostError: It is lost.
-        """
-        assert self._child is not None
-        return self._child.receive(timeout_s)
+        """Return its next answer, ``Scored`` or ``BatchFailed``, or None when the time is over."""
+        return self._started.receive(timeout_s)
 
     def run_alone(self, batch: PaddedBatch) -> Any:
-        """Run a batch with nothing else on the device, and return the answer.
-
-        Raises:
-            ChildLostError: It is lost, or hung and was killed.
-        """
-        assert self._child is not None
-        return self._child.call(batch, timeout_s=self.hangs_after_s)
+        """Run a batch with nothing else on the device, and return the answer; a child that hangs is killed."""
+        return self._started.call(batch, timeout_s=self.hangs_after_s)
 
     def is_healthy(self) -> bool:
         """Score the golden sentences once more; False when they fail or take the process along."""
-        assert self._child is not None
         try:
-            answer = self._child.call(CheckGolden(), timeout_s=self.hangs_after_s)
+            answer = self._started.call(CheckGolden(), timeout_s=self.hangs_after_s)
         except ChildLostError as error:
-            answer = Sick(str(error))
-        if isinstance(answer, Sick):
-            log.warning("golden sentences fail", extra=fields("golden_failed", error=answer.reason))
-        return not isinstance(answer, Sick)
+            answer = error
+        if isinstance(answer, Exception):
+            log.warning("golden sentences fail", extra=fields("golden_failed", error=str(answer)))
+        return not isinstance(answer, Exception)
 
     def kill(self) -> None:
         """End a child that hangs; whoever waits for it notices."""
-        if self._child is not None:
-            self._child.kill()
+        self._started.kill()
 
     def reap(self) -> None:
-        """Wait for the end of a closed child, which would stay a zombie; for the thread that started it."""
+        """Wait for the end of a closed child, which would stay a zombie."""
         if self._child is not None:
             self._child.close()
 
