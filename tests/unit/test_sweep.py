@@ -69,6 +69,13 @@ def test_express_rows_wait_less_where_that_costs_little(speeds: list[int], depth
     assert choose(points) == chosen
 
 
+def test_a_gpu_gives_up_more_speed_for_express_rows() -> None:
+    """One process cannot tokenise as fast as that device scores."""
+    points = [Point(256 << n, (256 << n) / speed) for n, speed in enumerate([14_400, 15_660, 17_100, 18_000])]
+
+    assert (choose(points), choose(points, is_fast=True)) == (1_024, 512)
+
+
 def test_a_device_that_is_slow_at_every_size_gets_the_smallest() -> None:
     device = Timed(lambda tokens: tokens * 2e-3)
 
