@@ -49,7 +49,9 @@ def make_keeper(ledger: Ledger) -> Iterator[Callable[[Any], LeaseKeeper]]:
 
     def make(ledger: Any) -> LeaseKeeper:
         failures: list[BaseException] = []
-        keeper = LeaseKeeper(ledger, WORKER, lanes=(Lane.BULK,), about=dict, on_fatal=failures.append)
+        keeper = LeaseKeeper(
+            ledger, WORKER, lanes=(Lane.BULK,), about=dict, watch=lambda: None, on_fatal=failures.append
+        )
         keeper.start()
         keepers.append(keeper)
         return keeper
