@@ -28,11 +28,10 @@ from worker.backends import Encodings
 from worker.finished import Finished
 from worker.leases import LeaseKeeper
 from worker.results import commit_of, failed_commit, good_rows
-from worker.room import Room
 from worker.scorer import Scorer
 from worker.tokenizing import TokenizerPool, encode_apart
 from worker.versions import Versions
-from worker.windows import ChunkScores, ChunkWork
+from worker.windows import ChunkScores, ChunkWork, Room
 
 TURN_S = 60.0
 """Seconds after which a feeder ends and wakes itself."""
