@@ -23,8 +23,8 @@ from scorequeue.settings import Settings
 from tests.integration.scoring import VERSION, score_chunk
 from tests.processes import until
 from tests.servers import RedisServer
-from worker.finished import Finished
 from worker.leases import LeaseKeeper
+from worker.results import Finished
 
 WORKER = "w1"
 WAIT_S = 20.0
