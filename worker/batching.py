@@ -196,15 +196,11 @@ class RowQueue(Generic[T]):
     new window opens only when all rows of the last one are picked, so rows of a window go before those that came later.
     Express goes first, yet bulk gets every fourth batch at least while express has enough for itself.
 
-    Attributes:
-        token_budget: Padded tokens that a batch may have; may be set anew between picks.
-        window_rows: Rows at which a bulk window takes no further chunk; may be set anew between picks.
+    A batch has at most ``max_rows`` rows.
     """
 
-    def __init__(self, *, token_budget: int, max_rows: int, window_rows: int) -> None:
-        self.token_budget = token_budget
-        self.max_rows = max_rows
-        self.window_rows = window_rows
+    def __init__(self, *, max_rows: int) -> None:
+        self._max_rows = max_rows
         self._waiting: dict[Lane, deque[tuple[T, npt.NDArray[np.integer]]]] = {lane: deque() for lane in Lane}
         self._open: dict[Lane, Window[T] | None] = dict.fromkeys(Lane)
         self._express_turns = 0
@@ -213,32 +209,37 @@ class RowQueue(Generic[T]):
         """Let a chunk wait: the caller's name of it, which windows give back, and the tokens of its rows."""
         self._waiting[lane].append((ticket, lengths))
 
-    def next_pick(self) -> Pick[T] | None:
-        """Take the rows that go next; None when no row waits."""
-        express, bulk = self._opened(Lane.EXPRESS), self._opened(Lane.BULK)
+    def next_pick(self, *, token_budget: int, window_rows: int) -> Pick[T] | None:
+        """Take the rows that go next; None when no row waits.
+
+        Args:
+            token_budget: Padded tokens that the batch may have.
+            window_rows: Rows at which a window that is opened takes no further chunk.
+        """
+        express = self._opened(Lane.EXPRESS, min(window_rows, EXPRESS_WINDOW_ROWS))
+        bulk = self._opened(Lane.BULK, window_rows)
         window, rider = express, bulk
         if express is None or (bulk is not None and self._express_turns >= EXPRESS_TURNS):
             window, rider = bulk, None
         if window is None:
             return None
-        part, width = window.take_batch(self.token_budget, self.max_rows)
+        part, width = window.take_batch(token_budget, self._max_rows)
         parts = [part]
         # A batch of one sentence costs the device nearly as much as one of twenty, so bulk rows ride along.
-        fill = min(int(self.token_budget * TOP_UP) // width, self.max_rows) - len(part.positions)
+        fill = min(int(token_budget * TOP_UP) // width, self._max_rows) - len(part.positions)
         if rider is not None and fill > 0 and (extra := rider.take_fitting(width, fill)):
             parts.append(extra)
         self._express_turns = self._express_turns + 1 if rider is not None and len(parts) == 1 else 0
         return Pick(tuple(parts))
 
-    def _opened(self, lane: Lane) -> Window[T] | None:
+    def _opened(self, lane: Lane, most_rows: int) -> Window[T] | None:
         """Return the lane's open window; a new one if all rows of the last one are picked, None if no chunk waits."""
         window = self._open[lane]
         if window is None or window.is_empty:
             waiting = self._waiting[lane]
-            most = self.window_rows if lane is Lane.BULK else min(self.window_rows, EXPRESS_WINDOW_ROWS)
             taken: list[tuple[T, npt.NDArray[np.integer]]] = []
             rows = 0
-            while waiting and (not taken or rows + len(waiting[0][1]) <= most):
+            while waiting and (not taken or rows + len(waiting[0][1]) <= most_rows):
                 taken.append(waiting.popleft())
                 rows += len(taken[-1][1])
             window = self._open[lane] = Window(lane, taken) if taken else None

@@ -97,8 +97,7 @@ class Scorer:
         self.loaded: Future[Loaded] = Future()
         self._room = room
         self._on_sick = on_sick
-        self._queue: RowQueue[ChunkWork] = RowQueue(token_budget=0, max_rows=MAX_ROWS, window_rows=LEAST_WINDOW_ROWS)
-        self._depth = 0
+        self._queue: RowQueue[ChunkWork] = RowQueue(max_rows=MAX_ROWS)
         self._lock = threading.Lock()
         self._held: dict[Hashable, ChunkWork] = {}
         self._unscored: Counter[Lane] = Counter()  # rows
@@ -113,7 +112,7 @@ class Scorer:
     @property
     def token_budget(self) -> int:
         """Padded tokens in a batch, as it is now."""
-        return self._queue.token_budget
+        return self._budget.tokens
 
     @property
     def is_idle(self) -> bool:
@@ -207,14 +206,13 @@ class Scorer:
             raise StoppingError(f"version {self.version} is not loaded") from error
         self._depth = loaded.depth
         self._budget = TokenBudget(loaded.token_budget)
-        self._queue.token_budget = loaded.token_budget
         self._tables = WindowTables(labels=len(self.labels), tokenizer=tokenizer)
         self.loaded.set_result(loaded)
 
     def _dispatch(self) -> None:
         """Give the device process what it has room for; the lock is held."""
         while not self._is_closed and not self._is_recovering and len(self._in_flight) < self._depth:
-            pick = self._queue.next_pick()
+            pick = self._queue.next_pick(token_budget=self.token_budget, window_rows=self._room.window_rows)
             if pick is None:
                 return
             batch = self._tables.assemble(pick)
@@ -330,7 +328,6 @@ class Scorer:
         with self._lock:
             padded_tokens = self._tables.assemble(pick).input_ids.size
             self._budget.fail(padded_tokens, now=time.monotonic())
-            self._queue.token_budget = self._budget.tokens
         self.stats.memory_errors += 1
         facts = fields(
             "out_of_memory", rows=pick.rows, padded_tokens=padded_tokens, token_budget=self.token_budget,
@@ -368,11 +365,9 @@ class Scorer:
         # A worker that was stopped for a while has not waited for the device meanwhile.
         self._note_duration(min(took_s, _IDLE_LOOK_S + self._silent_looks * _LOOK_S))
         if self._budget.succeed(flight.batch.input_ids.size, now=now):
-            self._queue.token_budget = self._budget.tokens
             log.info("larger batches are tried again", extra=fields("budget_raised", token_budget=self.token_budget))
         rows = int(stats.rows / max(stats.forward_s, 1e-9) * WINDOW_S)
-        self._queue.window_rows = min(MOST_WINDOW_ROWS, max(LEAST_WINDOW_ROWS, rows))
-        self._room.window_rows = self._queue.window_rows
+        self._room.window_rows = min(MOST_WINDOW_ROWS, max(LEAST_WINDOW_ROWS, rows))
 
     def _note_duration(self, took_s: float) -> None:
         self.stats.longest_batch_s = max(self.stats.longest_batch_s, took_s)
