@@ -1,8 +1,7 @@
 """``score(lane)``: the feeder that moves a lane's chunks from the ledger to the scorer.
 
-A feeder is ``idle`` or ``running``, once a lane and worker. A wake-up (or the poller) that finds it running makes it
-look once more before it ends. It runs while it gets chunks, and for a minute at most: then it wakes itself, so that
-Celery, a monitor and a shutdown see tasks come and go.
+A wake-up (or the poller) that finds the lane's feeder running makes it look once more before it ends. It runs while it
+gets chunks, and for a minute at most: then it wakes itself, so that Celery, a monitor and a shutdown see tasks end.
 
     claim -> decode -> tokenise -> scorer           in the feeder's thread
     scores -> results -> ledger                     in the committer's
@@ -110,7 +109,7 @@ class Feeder:
             try:
                 is_turn_over = self._feed()
             finally:
-                self._running.release()  # whoever finds it running now has set `_look_again` before
+                self._running.release()  # a wake-up that found it held has set `_look_again` before
             if is_turn_over:
                 self.wake_ups.send(self.lane)
                 return

@@ -246,10 +246,16 @@ class Versions:
                 self._make_room()
             self._load(version)
         except Exception as error:
-            if not self._stopping.is_set():
-                self._note_failure(version, error)
+            if self._stopping.is_set():
+                return False
+            with self._lock:
+                is_news = version not in self._failed
+                self._failed[version] = (str(error), self._clock())
+            if is_news:
+                facts = fields("version_failed", version=version, error=str(error))
+                log.error("version cannot be used; the old one stays", extra=facts)
             return False
-        return not self._stopping.is_set()
+        return True
 
     def _make_room(self) -> None:
         """Let go of the older version once it has scored what it holds, so that there are never three on the device."""
@@ -278,11 +284,3 @@ class Versions:
             self._failed.pop(version, None)
             self._ready[version] = scorer
         return loaded
-
-    def _note_failure(self, version: str, error: Exception) -> None:
-        with self._lock:
-            is_news = version not in self._failed
-            self._failed[version] = (str(error), self._clock())
-        if is_news:
-            facts = fields("version_failed", version=version, error=str(error))
-            log.error("version cannot be used; the old one stays", extra=facts)

@@ -98,6 +98,7 @@ class WindowTable:
         self._scores: Scores = np.full((window.rows, labels), np.nan, np.float32)
         self._failed: dict[int, RowError] = {}
         self._rows_left: Ints = np.diff(window.bounds)  # (chunks,)
+        self._chunk_of = np.repeat(np.arange(len(self._rows_left)), self._rows_left)  # (rows,)
 
     @property
     def is_done(self) -> bool:
@@ -109,8 +110,7 @@ class WindowTable:
         self._scores[positions] = scores
         if error is not None:
             self._failed.update(dict.fromkeys(positions.tolist(), error))
-        chunk_of = np.searchsorted(self._window.bounds, positions, side="right") - 1
-        chunks, counts = np.unique(chunk_of, return_counts=True)
+        chunks, counts = np.unique(self._chunk_of[positions], return_counts=True)
         self._rows_left[chunks] -= counts
         return [self._finished(int(chunk)) for chunk in chunks[self._rows_left[chunks] == 0]]
 
