@@ -97,7 +97,7 @@ def failed_commit(leased: LeasedChunk, *, labels: tuple[str, ...], error: RowErr
     """Return a commit that fails all rows of a chunk whose bytes, or whose results, are of no use.
 
     Args:
-        leased: What was claimed. Its rows cannot be tried again, for nobody can read them here.
+        leased: What was claimed. Its rows cannot be tried again: they cannot be read.
         labels: The model's labels.
         error: Why.
     """
