@@ -7,6 +7,7 @@ order chunks finish all through the window instead of all at its end.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,28 +37,18 @@ WIDTHS_PER_DOUBLING = 16
 """To how many different widths rows are padded from any length to its double: 31, 32, 34, 36 ... 62, 64, 68 tokens."""
 
 EXPRESS_WINDOW_ROWS = 512
-"""Most rows of an express window. Of a thousand waiting sentences, sorted by 128, 8 % is padding; by 512, 2 %.
+"""Most rows of an express window. Of a thousand waiting sentences, sorted by 128, 8 % is padding; by 512, 2 %."""
 
-Whoever comes later waits for those before in any case, so a larger window delays only its own rows among themselves.
-"""
+SINGLY = 256
+"""Rows that are tried one by one after a loss, because each further loss costs the start of a process."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows that go through the model together.
-
-    Attributes:
-        rows: Row indices, shortest first; rows of equal length in their original order.
-        width: Tokens to which all of them are padded: those of the longest row, or a few more.
-    """
+    """Row indices, shortest first and equals in their order, and the tokens to which all of them are padded."""
 
     rows: Ints
     width: int
-
-    @property
-    def padded_tokens(self) -> int:
-        """Tokens that the model reads, padding included."""
-        return self.width * len(self.rows)
 
 
 def plan_batches(lengths: Sequence[int] | npt.NDArray[np.integer], *, token_budget: int, max_rows: int) -> list[Batch]:
@@ -65,8 +56,7 @@ def plan_batches(lengths: Sequence[int] | npt.NDArray[np.integer], *, token_budg
 
     Args:
         lengths: Tokens per row, special tokens included.
-        token_budget: Most padded tokens in a batch: width times rows. A row that is longer than the budget forms a
-            batch of its own: it must be scored, and the device says itself when it cannot.
+        token_budget: Most padded tokens in a batch: width times rows. A row that is longer forms a batch of its own.
         max_rows: Most rows in a batch.
 
     Returns:
@@ -78,22 +68,16 @@ def plan_batches(lengths: Sequence[int] | npt.NDArray[np.integer], *, token_budg
     sizes = np.asarray(lengths, dtype=np.int64)
     if token_budget < 1 or max_rows < 1 or (len(sizes) and sizes.min() < 1):
         raise ValueError(f"lengths, token_budget and max_rows start at 1, got {token_budget=}, {max_rows=}")
-    order = np.argsort(sizes, kind="stable")
-    ordered = sizes[order]
+    window = Window(Lane.BULK, [(None, sizes)])
     batches = []
-    start = 0
-    while start < len(order):
-        rows = batch_size(ordered[start:], token_budget=token_budget, max_rows=max_rows)
-        batches.append(Batch(rows=order[start : start + rows], width=padded_width(int(ordered[start + rows - 1]))))
-        start += rows
+    while not window.is_empty:
+        part, width = window.take_batch(token_budget, max_rows)
+        batches.append(Batch(part.positions, width))
     return batches
 
 
 def padded_width(longest: int) -> int:
-    """Return the tokens to which rows are padded: those of the longest one, rounded up where they are many.
-
-    Libraries keep what they prepare for each shape of a batch, half a megabyte and more, so there must be few of them.
-    """
+    """Return the tokens to which rows are padded: those of the longest one, rounded up so that there are few widths."""
     return int(_padded_widths(np.array([longest]))[0])
 
 
@@ -110,12 +94,7 @@ def batch_size(ordered: npt.NDArray[np.integer], *, token_budget: int, max_rows:
 
     A batch ends where the budget or the rows do, and before that at the first change of length after it is half full:
     on CoLA sentences in windows of 2,048 rows and a budget of 2,048 tokens that brings padding from 6.4 to 3.4 %. What
-    is over a multiple of ``ROWS_STEP`` rows waits for the next one.
-
-    Args:
-        ordered: Tokens per row, ascending, not empty.
-        token_budget: Most padded tokens.
-        max_rows: Most rows.
+    is over a multiple of ``ROWS_STEP`` rows waits for the next one. ``ordered``: tokens per row, ascending, not empty.
     """
     most = min(len(ordered), max_rows, max(1, token_budget // int(ordered[0])))
     lengths = ordered[:most]
@@ -129,24 +108,57 @@ def batch_size(ordered: npt.NDArray[np.integer], *, token_budget: int, max_rows:
     return fitting if fitting < ROWS_STEP else fitting - fitting % ROWS_STEP
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+def rows_at_once(rows: int) -> int:
+    """How many of the rows that were lost with a process are tried together next: one, or groups of very many."""
+    return 1 if rows <= SINGLY else math.isqrt(rows)
+
+
 class Window(Generic[T]):
-    """Whole chunks whose rows are sorted and batched together.
+    """Whole chunks of a lane, whose rows are sorted by length and batched together.
 
     Attributes:
-        lane: The lane of all its chunks.
         tickets: The caller's names of the chunks, in order of arrival.
         bounds: Where each chunk's rows begin in the window, and the end: ``len(tickets) + 1`` positions.
     """
 
-    lane: Lane
-    tickets: tuple[T, ...]
-    bounds: Ints
+    def __init__(self, lane: Lane, chunks: list[tuple[T, npt.NDArray[np.integer]]]) -> None:
+        self.lane = lane
+        self.tickets = tuple(ticket for ticket, _ in chunks)
+        self.bounds: Ints = np.cumsum([0, *(len(lengths) for _, lengths in chunks)], dtype=np.int64)
+        lengths = np.concatenate([lengths for _, lengths in chunks])
+        # Rows that are not picked yet, shortest first.
+        self._positions: Ints = np.argsort(lengths, kind="stable")
+        self._lengths: Ints = lengths[self._positions].astype(np.int64)
 
     @property
     def rows(self) -> int:
         """Rows of all its chunks."""
         return int(self.bounds[-1])
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all rows are picked."""
+        return not len(self._positions)
+
+    def take_batch(self, token_budget: int, max_rows: int) -> tuple[Part[T], int]:
+        """Take the rows of the next batch, and say to which width they are padded."""
+        rows = batch_size(self._lengths, token_budget=token_budget, max_rows=max_rows)
+        width = padded_width(int(self._lengths[rows - 1]))
+        return self._take(0, rows), width
+
+    def take_fitting(self, width: int, rows: int) -> Part[T] | None:
+        """Take up to ``rows`` of the rows of at most ``width`` tokens, the longest; None if there are none."""
+        end = int(np.searchsorted(self._lengths, width, side="right"))
+        return self._take(max(0, end - rows), end) if end else None
+
+    def _take(self, start: int, end: int) -> Part[T]:
+        taken = self._positions[start:end]
+        if start == 0:  # without a copy
+            self._positions, self._lengths = self._positions[end:], self._lengths[end:]
+        else:
+            self._positions = np.concatenate([self._positions[:start], self._positions[end:]])
+            self._lengths = np.concatenate([self._lengths[:start], self._lengths[end:]])
+        return Part(self, taken)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +171,7 @@ class Part(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Pick(Generic[T]):
-    """The next batch: rows of one window, or express rows and the bulk rows that fill them up.
-
-    Attributes:
-        parts: At least one, none empty.
-    """
+    """The next batch: rows of one window, or express rows and the bulk rows that fill them up; no part is empty."""
 
     parts: tuple[Part[T], ...]
 
@@ -173,127 +181,66 @@ class Pick(Generic[T]):
         return sum(len(part.positions) for part in self.parts)
 
     def cut(self, rows: int) -> list[Pick[T]]:
-        """Split into picks of at most so many rows, in their order."""
-        picks: list[list[Part[T]]] = [[]]
-        room = rows
-        for part in self.parts:
-            start = 0
-            while start < len(part.positions):
-                if room == 0:
-                    picks.append([])
-                    room = rows
-                taken = part.positions[start : start + room]
-                picks[-1].append(Part(part.window, taken))
-                start, room = start + len(taken), room - len(taken)
-        return [Pick(tuple(parts)) for parts in picks]
+        """Split into picks of one part and at most so many rows, in their order."""
+        return [
+            Pick((Part(part.window, part.positions[start : start + rows]),))
+            for part in self.parts
+            for start in range(0, len(part.positions), rows)
+        ]
 
 
 class RowQueue(Generic[T]):
     """Rows of one model that wait for the device, and the rule that says which go next.
 
-    A chunk is *waiting* (in order of arrival, per lane), then its rows are *open* (sorted in the lane's window), then
-    *picked*. A lane has at most one open window, and a new one opens only when all rows of the last one are picked, so
-    rows of a window go before those that came later.
-
+    A chunk is *waiting* (in order of arrival, per lane), then its rows are in the lane's open window, then *picked*. A
+    new window opens only when all rows of the last one are picked, so rows of a window go before those that came later.
     Express goes first, yet bulk gets every fourth batch at least while express has enough for itself.
 
-    Args:
-        token_budget: Padded tokens that a batch may have; may be set anew between picks.
-        max_rows: Most rows in a batch.
-        window_rows: Rows at which a bulk window takes no further chunk; may be set anew between picks.
+    A batch has at most ``max_rows`` rows.
     """
 
-    def __init__(self, *, token_budget: int, max_rows: int, window_rows: int) -> None:
-        self.token_budget = token_budget
-        self.max_rows = max_rows
-        self.window_rows = window_rows
+    def __init__(self, *, max_rows: int) -> None:
+        self._max_rows = max_rows
         self._waiting: dict[Lane, deque[tuple[T, npt.NDArray[np.integer]]]] = {lane: deque() for lane in Lane}
-        self._open: dict[Lane, _OpenWindow[T] | None] = dict.fromkeys(Lane)
+        self._open: dict[Lane, Window[T] | None] = dict.fromkeys(Lane)
         self._express_turns = 0
 
     def add(self, ticket: T, *, lane: Lane, lengths: npt.NDArray[np.integer]) -> None:
-        """Let a chunk wait.
-
-        Args:
-            ticket: The caller's name of the chunk, given back in windows.
-            lane: Its lane.
-            lengths: Tokens per row; at least one row.
-        """
+        """Let a chunk wait: the caller's name of it, which windows give back, and the tokens of its rows."""
         self._waiting[lane].append((ticket, lengths))
 
-    def next_pick(self) -> Pick[T] | None:
-        """Take the rows that go next; None when no row waits."""
-        express, bulk = self._opened(Lane.EXPRESS), self._opened(Lane.BULK)
-        if express is None and bulk is None:
+    def next_pick(self, *, token_budget: int, window_rows: int) -> Pick[T] | None:
+        """Take the rows that go next; None when no row waits.
+
+        Args:
+            token_budget: Padded tokens that the batch may have.
+            window_rows: Rows at which a window that is opened takes no further chunk.
+        """
+        express = self._opened(Lane.EXPRESS, min(window_rows, EXPRESS_WINDOW_ROWS))
+        bulk = self._opened(Lane.BULK, window_rows)
+        window, rider = express, bulk
+        if express is None or (bulk is not None and self._express_turns >= EXPRESS_TURNS):
+            window, rider = bulk, None
+        if window is None:
             return None
-        if bulk is None or (express is not None and self._express_turns < EXPRESS_TURNS):
-            assert express is not None
-            pick = self._pick_express(express, bulk)
-            self._express_turns = self._express_turns + 1 if bulk is not None and len(pick.parts) == 1 else 0
-        else:
-            pick = bulk.pick(self.token_budget, self.max_rows)
-            self._express_turns = 0
-        return pick
-
-    def _pick_express(self, express: _OpenWindow[T], bulk: _OpenWindow[T] | None) -> Pick[T]:
-        pick = express.pick(self.token_budget, self.max_rows)
-        if bulk is None:
-            return pick
+        part, width = window.take_batch(token_budget, self._max_rows)
+        parts = [part]
         # A batch of one sentence costs the device nearly as much as one of twenty, so bulk rows ride along.
-        width = express.last_width
-        fill = min(int(self.token_budget * TOP_UP) // width, self.max_rows) - pick.rows
-        extra = bulk.take_fitting(width, fill) if fill > 0 else None
-        return Pick((*pick.parts, extra)) if extra else pick
+        fill = min(int(token_budget * TOP_UP) // width, self._max_rows) - len(part.positions)
+        if rider is not None and fill > 0 and (extra := rider.take_fitting(width, fill)):
+            parts.append(extra)
+        self._express_turns = self._express_turns + 1 if rider is not None and len(parts) == 1 else 0
+        return Pick(tuple(parts))
 
-    def _opened(self, lane: Lane) -> _OpenWindow[T] | None:
-        opened = self._open[lane]
-        if opened is None or opened.is_empty:
-            opened = self._open[lane] = self._open_next(lane)
-        return opened
-
-    def _open_next(self, lane: Lane) -> _OpenWindow[T] | None:
-        waiting = self._waiting[lane]
-        most = self.window_rows if lane is Lane.BULK else min(self.window_rows, EXPRESS_WINDOW_ROWS)
-        taken: list[tuple[T, npt.NDArray[np.integer]]] = []
-        rows = 0
-        while waiting and (not taken or rows + len(waiting[0][1]) <= most):
-            taken.append(waiting.popleft())
-            rows += len(taken[-1][1])
-        return _OpenWindow(lane, taken) if taken else None
-
-
-class _OpenWindow(Generic[T]):
-    """A window and those of its rows that are not picked yet, shortest first."""
-
-    def __init__(self, lane: Lane, chunks: list[tuple[T, npt.NDArray[np.integer]]]) -> None:
-        bounds = np.zeros(len(chunks) + 1, dtype=np.int64)
-        np.cumsum([len(lengths) for _, lengths in chunks], out=bounds[1:])
-        self.window = Window(lane, tuple(ticket for ticket, _ in chunks), bounds)
-        lengths = np.concatenate([lengths for _, lengths in chunks]) if len(chunks) > 1 else chunks[0][1]
-        self._positions: Ints = np.argsort(lengths, kind="stable")
-        self._lengths = lengths[self._positions].astype(np.int64)
-        self.last_width = 0
-
-    @property
-    def is_empty(self) -> bool:
-        return not len(self._positions)
-
-    def pick(self, token_budget: int, max_rows: int) -> Pick[T]:
-        rows = batch_size(self._lengths, token_budget=token_budget, max_rows=max_rows)
-        self.last_width = padded_width(int(self._lengths[rows - 1]))
-        part = self._take(0, rows)
-        return Pick((part,))
-
-    def take_fitting(self, width: int, rows: int) -> Part[T] | None:
-        """Take up to ``rows`` of the rows of at most ``width`` tokens, the longest; None if there are none."""
-        end = int(np.searchsorted(self._lengths, width, side="right"))
-        return self._take(max(0, end - rows), end) if end else None
-
-    def _take(self, start: int, end: int) -> Part[T]:
-        taken = self._positions[start:end]
-        if start == 0:
-            self._positions, self._lengths = self._positions[end:], self._lengths[end:]
-        else:
-            self._positions = np.concatenate([self._positions[:start], self._positions[end:]])
-            self._lengths = np.concatenate([self._lengths[:start], self._lengths[end:]])
-        return Part(self.window, taken)
+    def _opened(self, lane: Lane, most_rows: int) -> Window[T] | None:
+        """Return the lane's open window; a new one if all rows of the last one are picked, None if no chunk waits."""
+        window = self._open[lane]
+        if window is None or window.is_empty:
+            waiting = self._waiting[lane]
+            taken: list[tuple[T, npt.NDArray[np.integer]]] = []
+            rows = 0
+            while waiting and (not taken or rows + len(waiting[0][1]) <= most_rows):
+                taken.append(waiting.popleft())
+                rows += len(taken[-1][1])
+            window = self._open[lane] = Window(lane, taken) if taken else None
+        return window

@@ -1,7 +1,4 @@
-"""How many padded tokens a batch may have now: what suits the device, less while its memory is short.
-
-Pure policy: it is told what became of each batch and when, and has no clock, thread or device of its own.
-"""
+"""How many padded tokens a batch may have now. Pure policy: no clock, thread or device of its own."""
 
 from __future__ import annotations
 
@@ -21,9 +18,9 @@ FULL = 0.5
 class TokenBudget:
     """The budget of one version on one device.
 
-    It is *whole* at first. A batch within it for which there is no memory halves it: it is *lowered* then, to
-    ``SMALLEST_BUDGET`` at least. ``CLEAN_BATCHES`` full batches, the last of them ``RETRY_S`` after the last failure,
-    double it again, up to what it was: memory may be short for a moment, because of a neighbour on the device.
+    A batch within it for which there is no memory halves it, to ``SMALLEST_BUDGET`` at least. ``CLEAN_BATCHES`` full
+    batches, the last of them ``RETRY_S`` after the last failure, double it again, up to what it was at first: memory
+    may be short for a moment, because of a neighbour on the device.
 
     Args:
         tokens: The whole budget.
@@ -35,18 +32,10 @@ class TokenBudget:
         self._clean_batches = 0
         self._failed_at = 0.0
 
-    @property
-    def is_lowered(self) -> bool:
-        """Whether it is less than it was at first."""
-        return self.tokens < self._whole
-
     def fail(self, padded_tokens: int, *, now: float) -> None:
-        """There was no memory for a batch.
+        """There was no memory for a batch, at ``now`` of a monotonic clock.
 
-        Args:
-            padded_tokens: Its size. One above the budget was cut before the budget fell, or is one long row: neither
-                says anything about the budget.
-            now: Seconds, monotonic.
+        One above the budget was cut before the budget fell, or is one long row: neither says anything about the budget.
         """
         self._clean_batches = 0
         self._failed_at = now
@@ -54,13 +43,8 @@ class TokenBudget:
             self.tokens = max(min(SMALLEST_BUDGET, self._whole), self.tokens // 2)
 
     def succeed(self, padded_tokens: int, *, now: float) -> bool:
-        """A batch went well; returns whether the budget has grown.
-
-        Args:
-            padded_tokens: Its size.
-            now: Seconds, monotonic.
-        """
-        if not self.is_lowered or padded_tokens < self.tokens * FULL:
+        """A batch went well, at ``now`` of a monotonic clock; returns whether the budget has grown."""
+        if self.tokens == self._whole or padded_tokens < self.tokens * FULL:
             return False
         self._clean_batches += 1
         if self._clean_batches < CLEAN_BATCHES or now - self._failed_at < RETRY_S:

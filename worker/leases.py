@@ -26,8 +26,8 @@ from scorequeue.jobs import Lane
 from scorequeue.ledger import Ledger
 from scorequeue.logs import fields
 from scorequeue.records import Commit, Lease
-from worker.finished import Finished, tell_unwanted
 from worker.outages import FIRST_PAUSE_S, Outage
+from worker.results import Finished
 
 COMMITS_AT_ONCE = 64
 """Most chunks in one round trip: about a megabyte of results at 256 rows a chunk."""
@@ -264,7 +264,7 @@ class LeaseKeeper:
                     self._finished.popleft()
                     self._held.discard(finished.lease)
                     self._changed.notify_all()
-            tell_unwanted(batch, outcomes)
+            _log_rejected(batch, outcomes)
 
     def _commit(self, commits: list[Commit]) -> list[str] | None:
         """Commit until Redis answers; None when the worker is stopped first, which then gives the leases back."""
@@ -283,6 +283,15 @@ class LeaseKeeper:
         """Stop claims and commits until the next heartbeat gets through."""
         self._outage.begin(error)
         self._beat_now.set()
+
+
+def _log_rejected(batch: list[Finished], outcomes: list[str]) -> None:
+    """Log which scores the ledger refused, a line for each job: a cancelled one may have hundreds of chunks waiting."""
+    answers = zip(batch, outcomes, strict=True)
+    rejected = Counter((one.lease.job_id, why) for one, why in answers if why not in ("done", "already"))
+    for (job_id, why), chunks in rejected.items():
+        level = logging.INFO if why == "closed" else logging.WARNING
+        log.log(level, "scores were refused", extra=fields("scores_refused", job_id=job_id, chunks=chunks, why=why))
 
 
 def _left_s(give_up_at: float) -> float:

@@ -10,29 +10,27 @@ and a lone sentence on an idle system runs at once.
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from scorequeue.errors import DeviceSickError, ScorequeueError, StoppingError
 from scorequeue.jobs import ErrorCode, Lane, RowError
 from scorequeue.logs import fields
-from worker.backends import Scores
-from worker.batching import Pick, RowQueue
+from worker.backends import PaddedBatch, Scores
+from worker.batching import Pick, RowQueue, rows_at_once
 from worker.budget import TokenBudget
 from worker.child import ChildLostError
 from worker.device.messages import BatchFailed, Loaded, Scored
 from worker.device.process import DeviceProcess
-from worker.room import LEAST_WINDOW_ROWS, Room
 from worker.stats import ScorerStats
 from worker.tokenizing import TokenizerFiles, opened
-from worker.windows import ChunkWork, WindowTables
+from worker.windows import LEAST_WINDOW_ROWS, ChunkWork, Room, WindowTables
 
 MOST_WINDOW_ROWS = 131_072
 """Most rows that are sorted together: padding falls with it (docs/performance.md), the wait of other jobs grows."""
@@ -43,26 +41,23 @@ WINDOW_S = 2.0
 MAX_ROWS = 16_384
 """Most rows in a batch, whatever the token budget."""
 
-SINGLY = 256
-"""Rows of a lost batch that are tried one by one, because each further loss costs a start of the process; of a larger
-batch, groups first."""
-
 TRACES = 10
 """Failed rows whose trace is logged: a whole job of them would bury everything else."""
 
 _LOOK_S = 0.25
 _IDLE_LOOK_S = 1.0
 
+Failure = BatchFailed | ChildLostError
+"""A batch raised, or was lost with the device process."""
+
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class Flight:
+class Flight(NamedTuple):
     """A batch that the device process has."""
 
     pick: Pick[ChunkWork]
-    tokens: int
-    padded_tokens: int
+    batch: PaddedBatch
     begun_at: float
 
 
@@ -78,13 +73,10 @@ class Scorer:
     that ends the process twice alone fails. If the golden sentences of a fresh process fail, the device is sick.
 
     Args:
-        version: The version's name.
-        labels: Its labels, in the order of the scores.
-        files: Its tokenizer.
+        version: The version's name; ``labels`` are in the order of its scores.
         device: Its device process, not started yet.
         room: Told of rows that are scored.
         on_sick: Called once in the scorer's thread with the reason. Release everything and exit.
-        max_rows: Most rows in a batch.
     """
 
     def __init__(
@@ -96,7 +88,6 @@ class Scorer:
         device: DeviceProcess,
         room: Room,
         on_sick: Callable[[Exception], None],
-        max_rows: int = MAX_ROWS,
     ) -> None:
         self.version = version
         self.labels = labels
@@ -106,23 +97,22 @@ class Scorer:
         self.loaded: Future[Loaded] = Future()
         self._room = room
         self._on_sick = on_sick
-        self._queue: RowQueue[ChunkWork] = RowQueue(token_budget=0, max_rows=max_rows, window_rows=LEAST_WINDOW_ROWS)
-        self._depth = 0
+        self._queue: RowQueue[ChunkWork] = RowQueue(max_rows=MAX_ROWS)
         self._lock = threading.Lock()
         self._held: dict[Hashable, ChunkWork] = {}
-        self._waiting: Counter[Lane] = Counter()  # rows without scores
+        self._unscored: Counter[Lane] = Counter()  # rows
         self._in_flight: deque[Flight] = deque()
-        self._failed: list[tuple[Pick[ChunkWork], BatchFailed | None]] = []
+        self._failed: list[tuple[Pick[ChunkWork], Failure]] = []
         self._is_recovering = False
         self._is_closed = False
-        self._busy_since = self._ended_at = 0.0
+        self._ended_at = 0.0
         self._silent_looks = 0
         self._thread = threading.Thread(target=self._run, name=f"scorer-{version}", daemon=True)
 
     @property
     def token_budget(self) -> int:
         """Padded tokens in a batch, as it is now."""
-        return self._queue.token_budget
+        return self._budget.tokens
 
     @property
     def is_idle(self) -> bool:
@@ -135,19 +125,14 @@ class Scorer:
         return self.loaded
 
     def submit(self, work: ChunkWork) -> bool:
-        """Let a chunk wait for the device; any thread may call.
-
-        Returns:
-            Whether it was taken. A closed scorer takes nothing: release the chunk's lease.
-        """
+        """Let a chunk wait for the device; any thread may call. False if closed: release the chunk's lease."""
         with self._lock:
             if self._is_closed:
                 return False
             self._held[work.key] = work
-            self._waiting[work.lane] += work.encodings.rows
+            self._unscored[work.lane] += work.encodings.rows
             self._queue.add(work, lane=work.lane, lengths=work.encodings.lengths)
             if not self._in_flight:
-                self._busy_since = time.monotonic()
                 self._silent_looks = 0
             self._dispatch()
         return True
@@ -156,8 +141,8 @@ class Scorer:
         """Finish what the device process has, and end both.
 
         Returns:
-            Keys of the chunks that were submitted but not passed on: release their leases. A batch that outlasts
-            ``timeout_s`` leaves its chunks among them; should it end later, they are not passed on.
+            Keys of the chunks that were not passed on, nor will be: release their leases. A batch that outlasts
+            ``timeout_s`` leaves its chunks among them.
         """
         self.close()
         if self._thread.ident is not None:
@@ -166,9 +151,9 @@ class Scorer:
         with self._lock:
             keys = list(self._held)
             self._held.clear()
-            for lane, rows in self._waiting.items():
+            for lane, rows in self._unscored.items():
                 self._room.give(lane, rows)
-            self._waiting.clear()
+            self._unscored.clear()
         return keys
 
     def close(self) -> None:
@@ -191,14 +176,17 @@ class Scorer:
                 else:
                     if answer is None:
                         self._kill_if_hung()
-                        continue
-                    self._take(answer)
-                if self._failed and not self._in_flight:
+                    else:
+                        self._take(_finite(answer))
+                if self._is_recovering and not self._in_flight:
                     self._recover()
         except StoppingError:
             return
         except Exception as error:  # the loop's edge
-            self._give_up(error)
+            sick = error if isinstance(error, ScorequeueError) else DeviceSickError(f"the scorer failed: {error!r}")
+            log.error("device is sick", exc_info=error, extra=fields("device_sick", error=str(sick)))
+            self._is_closed = True
+            self._on_sick(sick)
         finally:
             self.device.close()
             self.device.reap()
@@ -209,7 +197,6 @@ class Scorer:
             tokenizer = opened(self.files)
         except Exception as error:
             self._is_closed = True
-            self.device.close()
             if isinstance(error, ChildLostError):
                 error = DeviceSickError(
                     f"the process that loads version {self.version} was lost: {error}; where memory is short, give it "
@@ -219,24 +206,17 @@ class Scorer:
             raise StoppingError(f"version {self.version} is not loaded") from error
         self._depth = loaded.depth
         self._budget = TokenBudget(loaded.token_budget)
-        self._queue.token_budget = loaded.token_budget
-        self._tables = WindowTables(labels=len(self.labels), pad_id=tokenizer.pad_id, max_length=tokenizer.max_length)
+        self._tables = WindowTables(labels=len(self.labels), tokenizer=tokenizer)
         self.loaded.set_result(loaded)
-
-    def _give_up(self, error: Exception) -> None:
-        sick = error if isinstance(error, ScorequeueError) else DeviceSickError(f"the scorer failed: {error!r}")
-        log.error("device is sick", exc_info=error, extra=fields("device_sick", error=str(sick)))
-        self._is_closed = True
-        self._on_sick(sick)
 
     def _dispatch(self) -> None:
         """Give the device process what it has room for; the lock is held."""
         while not self._is_closed and not self._is_recovering and len(self._in_flight) < self._depth:
-            pick = self._queue.next_pick()
+            pick = self._queue.next_pick(token_budget=self.token_budget, window_rows=self._room.window_rows)
             if pick is None:
                 return
             batch = self._tables.assemble(pick)
-            self._in_flight.append(Flight(pick, int(batch.lengths.sum()), batch.input_ids.size, time.monotonic()))
+            self._in_flight.append(Flight(pick, batch, time.monotonic()))
             try:
                 self.device.send(batch)
             except ChildLostError:
@@ -244,7 +224,6 @@ class Scorer:
 
     def _take(self, answer: Scored | BatchFailed) -> None:
         """Take an answer in, and give the device process its next batch."""
-        answer = _finite(answer)
         with self._lock:
             flight = self._in_flight.popleft()
             self._count(flight)
@@ -263,11 +242,9 @@ class Scorer:
         with self._lock:
             self._is_recovering = True
             self._silent_looks = 0
-            self._failed += [(flight.pick, None) for flight in self._in_flight]
+            self._failed += [(flight.pick, error) for flight in self._in_flight]
             self._in_flight.clear()
         self._restart()
-        if not self._failed:  # it had nothing to do
-            self._recover()
 
     def _kill_if_hung(self) -> None:
         """Look once more at a silent device process, and kill it when it has been silent for too long."""
@@ -284,68 +261,41 @@ class Scorer:
     def _recover(self) -> None:
         """Try the rows of failed and lost batches again, nothing beside them, then go on."""
         for pick, failure in self._failed:
-            if failure is None:
-                self._run_pieces(pick, was_lost=True)
-            else:
-                self._run_failed(pick, failure)
+            self._try_again(pick, failure)
         with self._lock:
             self._failed.clear()
             self._is_recovering = False
             self._dispatch()
 
-    def _run_alone(self, pick: Pick[ChunkWork]) -> None:
-        """Score rows with nothing else on the device; cut them further if that fails."""
-        if pick.rows == 1:
-            self._run_row(pick)
-            return
-        try:
-            answer = self._ask(pick)
-        except ChildLostError:
-            self._restart()
-            self._run_pieces(pick, was_lost=True)
-            return
-        if isinstance(answer, Scored):
-            self._store(pick, answer.scores)
-        else:
-            self._run_failed(pick, answer)
-
-    def _run_failed(self, pick: Pick[ChunkWork], failure: BatchFailed) -> None:
-        """Go on with a batch that raised."""
-        if failure.is_memory:
+    def _try_again(self, pick: Pick[ChunkWork], failure: Failure) -> None:
+        """Score the rows of a batch in smaller ones, with nothing else on the device, down to single rows."""
+        was_lost = isinstance(failure, ChildLostError)
+        if isinstance(failure, BatchFailed) and failure.is_memory:
             self._lower_budget(pick, failure)
-        if pick.rows > 1:
-            self._run_pieces(pick, was_lost=False)
-        else:
-            self._run_row(pick)
+        for piece in pick.cut(rows_at_once(pick.rows) if was_lost else -(-pick.rows // 2)):
+            if piece.rows == 1:
+                self._score_row(piece)
+                continue
+            answer = self._ask(piece)
+            if isinstance(answer, Scored):
+                self._store(piece, answer.scores)
+            else:
+                self._try_again(piece, answer)
 
-    def _run_pieces(self, pick: Pick[ChunkWork], *, was_lost: bool) -> None:
-        size = -(-pick.rows // 2)
-        if was_lost:
-            size = 1 if pick.rows <= SINGLY else math.isqrt(pick.rows)
-        for piece in pick.cut(size):
-            self._run_alone(piece)
-
-    def _run_row(self, pick: Pick[ChunkWork]) -> None:
-        """Score one row, or fail it: because it raises on a healthy device, or ends the process twice.
-
-        Raises:
-            DeviceSickError: The golden sentences of a fresh process fail.
-        """
+    def _score_row(self, pick: Pick[ChunkWork]) -> None:
+        """Score one row, or fail it: because it raises on a healthy device, or ends the process twice."""
         why, trace = RowError(ErrorCode.WORKER_LOST, ""), ""
         for _ in range(2):
-            try:
-                answer = self._ask(pick)
-            except ChildLostError as error:
-                self._restart()
-                why = RowError(ErrorCode.WORKER_LOST, f"the device process was lost twice with this row alone: {error}")
-                continue
+            answer = self._ask(pick)
             if isinstance(answer, Scored):
                 self._store(pick, answer.scores)
                 return
-            why, trace = (
-                RowError(ErrorCode.SCORING_FAILED, f"the model could not score this row ({answer.kind})"),
-                answer.trace,
-            )
+            if isinstance(answer, ChildLostError):
+                message = f"the device process was lost twice with this row alone: {answer}"
+                why, trace = RowError(ErrorCode.WORKER_LOST, message), ""
+                continue
+            message = f"the model could not score this row ({answer.kind})"
+            why, trace = RowError(ErrorCode.SCORING_FAILED, message), answer.trace
             if not self.device.is_healthy():
                 self._restart()
             elif not answer.is_memory:  # memory may have been short for a moment: that is tried twice
@@ -355,13 +305,18 @@ class Scorer:
         self.stats.failed_rows += 1
         self._store(pick, np.full((1, len(self.labels)), np.nan, np.float32), error=why)
 
-    def _ask(self, pick: Pick[ChunkWork]) -> Scored | BatchFailed:
+    def _ask(self, pick: Pick[ChunkWork]) -> Scored | Failure:
+        """Run rows with nothing else on the device; a process that is lost with them is replaced."""
         if self._is_closed:
             raise StoppingError("the worker was told to stop")
         with self._lock:
             batch = self._tables.assemble(pick)
         began = time.monotonic()
-        answer = _finite(self.device.run_alone(batch))
+        try:
+            answer = _finite(self.device.run_alone(batch))
+        except ChildLostError as error:
+            self._restart()
+            return error
         self._note_duration(time.monotonic() - began)
         return answer
 
@@ -373,7 +328,6 @@ class Scorer:
         with self._lock:
             padded_tokens = self._tables.assemble(pick).input_ids.size
             self._budget.fail(padded_tokens, now=time.monotonic())
-            self._queue.token_budget = self._budget.tokens
         self.stats.memory_errors += 1
         facts = fields(
             "out_of_memory", rows=pick.rows, padded_tokens=padded_tokens, token_budget=self.token_budget,
@@ -384,14 +338,17 @@ class Scorer:
     def _store(self, pick: Pick[ChunkWork], scores: Scores, *, error: RowError | None = None) -> None:
         """Write scores where they belong, and pass on the chunks that are whole now."""
         with self._lock:
-            stored = list(self._tables.store(pick, scores, error=error))
-            finished = [part for one in stored for part in one.finished if self._held.pop(part[0].key, None)]
-            room = Counter({one.lane: one.rows for one in stored}) & self._waiting  # nothing after a drain
-            self._waiting -= room
+            if not self._held:  # a drain has given them back
+                return
+            finished = self._tables.store(pick, scores, error=error)
+            for work, _ in finished:
+                del self._held[work.key]
+            for part in pick.parts:
+                self._unscored[part.window.lane] -= len(part.positions)
         for work, done in finished:
             work.on_done(done)
-        for lane, rows in room.items():
-            self._room.give(lane, rows)
+        for part in pick.parts:
+            self._room.give(part.window.lane, len(part.positions))
 
     def _count(self, flight: Flight) -> None:
         """Take a batch that ended into the figures; the lock is held."""
@@ -401,19 +358,16 @@ class Scorer:
         stats = self.stats
         stats.batches += 1
         stats.rows += flight.pick.rows
-        stats.tokens += flight.tokens
-        stats.padded_tokens += flight.padded_tokens
+        stats.tokens += int(flight.batch.lengths.sum())
+        stats.padded_tokens += flight.batch.input_ids.size
         stats.forward_s += took_s
-        stats.longest_pause_s = max(stats.longest_pause_s, flight.begun_at - max(self._busy_since, self._ended_at))
         self._ended_at = now
         # A worker that was stopped for a while has not waited for the device meanwhile.
         self._note_duration(min(took_s, _IDLE_LOOK_S + self._silent_looks * _LOOK_S))
-        if self._budget.succeed(flight.padded_tokens, now=now):
-            self._queue.token_budget = self._budget.tokens
+        if self._budget.succeed(flight.batch.input_ids.size, now=now):
             log.info("larger batches are tried again", extra=fields("budget_raised", token_budget=self.token_budget))
         rows = int(stats.rows / max(stats.forward_s, 1e-9) * WINDOW_S)
-        self._queue.window_rows = min(MOST_WINDOW_ROWS, max(LEAST_WINDOW_ROWS, rows))
-        self._room.window_rows = self._queue.window_rows
+        self._room.window_rows = min(MOST_WINDOW_ROWS, max(LEAST_WINDOW_ROWS, rows))
 
     def _note_duration(self, took_s: float) -> None:
         self.stats.longest_batch_s = max(self.stats.longest_batch_s, took_s)

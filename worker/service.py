@@ -37,13 +37,13 @@ from worker.device.messages import LoadRequest
 from worker.device.process import DeviceProcess
 from worker.leases import LeaseKeeper
 from worker.poller import Poller
-from worker.room import Room
 from worker.scorer import Scorer
 from worker.settings import WorkerSettings
 from worker.startup import reach_ledger, warn_of_surroundings
 from worker.tasks import Feeder
 from worker.tokenizing import TokenizerFiles, TokenizerPool
 from worker.versions import Versions
+from worker.windows import Room
 
 PATIENCE_S = 1.0
 """The worker's threads wait for Redis themselves, and must notice meanwhile that they are told to stop."""

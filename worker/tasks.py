@@ -1,8 +1,7 @@
 """``score(lane)``: the feeder that moves a lane's chunks from the ledger to the scorer.
 
-A feeder is ``idle`` or ``running``, once a lane and worker. A wake-up (or the poller) that finds it running makes it
-look once more before it ends. It runs while it gets chunks, and for a minute at most: then it wakes itself, so that
-Celery, a monitor and a shutdown see tasks come and go.
+A wake-up (or the poller) that finds the lane's feeder running makes it look once more before it ends. It runs while it
+gets chunks, and for a minute at most: then it wakes itself, so that Celery, a monitor and a shutdown see tasks end.
 
     claim -> decode -> tokenise -> scorer           in the feeder's thread
     scores -> results -> ledger                     in the committer's
@@ -13,7 +12,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
@@ -24,15 +24,12 @@ from scorequeue.ledger import Ledger, new_token
 from scorequeue.logs import fields
 from scorequeue.queue import WakeUps
 from scorequeue.records import AWAKE_MS, LaneRoom, LeasedChunk
-from worker.backends import Encodings
-from worker.finished import Finished
 from worker.leases import LeaseKeeper
-from worker.results import commit_of, failed_commit, good_rows
-from worker.room import Room
+from worker.results import Finished, commit_of, failed_commit, good_rows
 from worker.scorer import Scorer
 from worker.tokenizing import TokenizerPool, encode_apart
 from worker.versions import Versions
-from worker.windows import ChunkScores, ChunkWork
+from worker.windows import ChunkScores, ChunkWork, Room
 
 TURN_S = 60.0
 """Seconds after which a feeder ends and wakes itself."""
@@ -71,103 +68,80 @@ log = logging.getLogger(__name__)
 
 
 class Begun(NamedTuple):
-    """A chunk whose rows are to be tokenised.
-
-    Attributes:
-        leased: What was claimed.
-        scorer: Of the version that scores it.
-        texts: Its rows that can be scored.
-        on_done: Takes their scores.
-    """
+    """A chunk whose rows are to be tokenised: those that can be scored, and what takes their scores."""
 
     leased: LeasedChunk
     scorer: Scorer
     texts: Sequence[str]
     on_done: Callable[[ChunkScores], None]
 
+    @property
+    def is_deadly(self) -> bool:
+        """Whether workers were lost with it."""
+        return self.leased.deaths >= APART_AFTER
 
+
+@dataclass(eq=False)
 class Feeder:
     """The feeder of one lane: ``idle <-> running``."""
 
-    def __init__(
-        self,
-        lane: Lane,
-        *,
-        worker_id: str,
-        ledger: Ledger,
-        keeper: LeaseKeeper,
-        versions: Versions,
-        room: Room,
-        tokenizers: TokenizerPool,
-        wake_ups: WakeUps,
-        stopping: threading.Event,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.lane = lane
-        self._worker_id = worker_id
-        self._ledger = ledger
-        self._keeper = keeper
-        self._versions = versions
-        self._room = room
-        self._tokenizers = tokenizers
-        self._wake_ups = wake_ups
-        self._stopping = stopping
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._is_running = False
-        self._look_again = False
+    lane: Lane
+    worker_id: str
+    ledger: Ledger
+    keeper: LeaseKeeper
+    versions: Versions
+    room: Room
+    tokenizers: TokenizerPool
+    wake_ups: WakeUps
+    stopping: threading.Event
+    _running: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _look_again: bool = field(default=False, init=False)
 
     @property
     def is_running(self) -> bool:
         """Whether it claims just now."""
-        return self._is_running
+        return self._running.locked()
 
     def run(self) -> None:
-        """Feed the scorer until the lane is empty or the turn is over. Returns at once if it runs already."""
-        with self._lock:
-            if self._is_running:
-                self._look_again = True
+        """Feed the scorer until the lane is empty or the turn is over; if it runs already, it looks once more."""
+        self._look_again = True
+        while self._look_again and self._running.acquire(blocking=False):
+            try:
+                is_turn_over = self._feed()
+            finally:
+                self._running.release()  # a wake-up that found it held has set `_look_again` before
+            if is_turn_over:
+                self.wake_ups.send(self.lane)
                 return
-            self._is_running = True
-        try:
-            self._run()
-        except BaseException:
-            self._end()
-            raise
 
-    def _run(self) -> None:
-        """Feed, and call ``_end`` or its like exactly once: behind it another thread may be feeding."""
-        turn_ends = self._clock() + TURN_S
+    def _feed(self) -> bool:
+        """Feed until the lane is empty or the worker stops; True if the turn was over before."""
+        turn_ends = time.monotonic() + TURN_S
         awake_until = 0.0
-        while not self._stopping.is_set():
-            if self._clock() > turn_ends:
-                self._end()
-                self._wake_ups.send(self.lane)
-                return
-            if self._room.left(self.lane) <= 0:
-                self._room.wait(self.lane, timeout_s=_ROOM_POLL_S)
+        self._look_again = False
+        while not self.stopping.is_set():
+            if time.monotonic() > turn_ends:
+                return True
+            if self.room.left(self.lane) <= 0:
+                self.room.wait(self.lane, timeout_s=_ROOM_POLL_S)
                 continue
-            if self._keeper.is_behind or self._keeper.held >= MOST_HELD:
-                self._stopping.wait(_BEHIND_POLL_S)
+            if self.keeper.is_behind or self.keeper.held >= MOST_HELD:
+                self.stopping.wait(_BEHIND_POLL_S)
                 continue
-            with self._lock:
-                self._look_again = False
+            self._look_again = False
             chunks = self._claim()
             self._tokenize(chunks)
             if chunks:
-                awake_until = self._clock() + AWAKE_S
-            elif not self._has_more(awake_until):
-                with self._lock:
-                    if not self._look_again:
-                        self._is_running = False  # under the same lock as the wake-up's check: none falls in between
-                        return
-        self._end()
+                awake_until = time.monotonic() + AWAKE_S
+            elif not self._has_more(awake_until) and not self._look_again:
+                break
+        return False
 
     def _has_more(self, awake_until: float) -> bool:
         """Look again and again as long as producers take this worker for awake; whether there is work."""
-        while self._clock() < awake_until and not self._stopping.wait(AWAKE_POLL_S):
+        while time.monotonic() < awake_until and not self.stopping.wait(AWAKE_POLL_S):
             try:
-                if self._ledger.poll([self.lane], versions=self._versions.ready_versions()):
+                if self.ledger.poll([self.lane], versions=self.versions.ready_versions()):
                     return True
             except ProtocolTooNewError:
                 raise
@@ -175,41 +149,44 @@ class Feeder:
                 return False
         return False
 
-    def _end(self) -> None:
-        with self._lock:
-            self._is_running = False
-
     def _claim(self) -> Sequence[LeasedChunk]:
-        if not self._keeper.is_reachable:
+        if not self.keeper.is_reachable:
             return []  # the heartbeat asks often enough
-        room = LaneRoom(self.lane, self._room.left(self.lane), CHUNKS_AT_ONCE)
         token = new_token()
         try:
-            claim = self._ledger.claim(
-                self._worker_id,
-                [room],
-                versions=self._versions.ready_versions(),
-                default_version=self._versions.current.version,
-                refused=self._versions.failed_versions(),
+            claim = self.ledger.claim(
+                self.worker_id,
+                [LaneRoom(self.lane, self.room.left(self.lane), CHUNKS_AT_ONCE)],
+                versions=self.versions.ready_versions(),
+                default_version=self.versions.current.version,
+                refused=self.versions.failed_versions(),
                 token=token,
             )
         except ProtocolTooNewError:
             raise
         except RedisUnavailableError as exc:
-            self._keeper.give_up_claim(token, exc)
+            self.keeper.give_up_claim(token, exc)
             return []
-        self._keeper.hold(chunk.lease for chunk in claim.chunks)
+        self.keeper.hold(chunk.lease for chunk in claim.chunks)
         if claim.waiting_version is not None and claim.waited_s >= LOAD_AFTER_S:
-            self._versions.request(claim.waiting_version)
+            self.versions.request(claim.waiting_version)
         return claim.chunks
 
-    def _start(self, leased: LeasedChunk) -> Begun | None:
+    def _tokenize(self, chunks: Sequence[LeasedChunk]) -> None:
+        """Read chunks and have them tokenised: a few texts here, many in the pool's threads."""
+        for group in _grouped(filter(None, map(self._begin, chunks))):
+            if sum(len(begun.texts) for begun in group) <= TOKENISED_AT_ONCE and not group[0].is_deadly:
+                self._hand_on(group)
+            else:
+                self.tokenizers.submit(partial(self._hand_on, group))
+
+    def _begin(self, leased: LeasedChunk) -> Begun | None:
         """Read a chunk; None if there is nothing to tokenise, because it goes back or is done already."""
         lease = leased.lease
         try:
-            scorer = self._versions.get(leased.model_version)
+            scorer = self.versions.get(leased.model_version)
         except VersionError:  # it made room between the claim and now
-            self._keeper.release([lease])
+            self.keeper.release([lease])
             return None
         fail = partial(failed_commit, leased, labels=scorer.labels)
         try:
@@ -218,59 +195,47 @@ class Feeder:
             # No worker can read these bytes: a new format comes with a new protocol.
             facts = fields("chunk_unreadable", job_id=lease.job_id, chunk=lease.chunk, error=str(exc))
             log.error("a chunk is damaged; its rows fail", extra=facts)
-            self._keeper.finish(Finished(lease, partial(fail, error=DAMAGED), fail))
+            self.keeper.finish(Finished(lease, partial(fail, error=DAMAGED), fail))
             return None
-        commit = partial(commit_of, leased, chunk, labels=scorer.labels)
+
+        def finish(done: ChunkScores | None) -> None:
+            commit = partial(commit_of, leased, chunk, labels=scorer.labels, done=done)
+            self.keeper.finish(Finished(lease, commit, fail))
+
         good = good_rows(chunk)
         if not good:
-            self._keeper.finish(Finished(lease, partial(commit, scores=None, truncated=None, failed={}), fail))
+            finish(None)
             return None
-
-        def on_done(done: ChunkScores) -> None:
-            made = partial(commit, scores=done.scores, truncated=done.truncated, failed=done.failed)
-            self._keeper.finish(Finished(lease, made, fail))
-
         texts = [chunk.texts[position] for position in good] if chunk.errors else chunk.texts
-        self._room.take(self.lane, len(texts))
-        return Begun(leased, scorer, texts, on_done)
-
-    def _tokenize(self, chunks: Sequence[LeasedChunk]) -> None:
-        """Read chunks and have them tokenised: a few texts here, many in the pool's threads, several chunks a task."""
-        group: list[Begun] = []
-        rows = 0
-        for begun in filter(None, map(self._start, chunks)):
-            if begun.leased.deaths >= APART_AFTER:
-                self._tokenizers.submit(partial(self._hand_on_apart, begun))
-                continue
-            if group and (rows + len(begun.texts) > ROWS_A_TASK or begun.scorer is not group[0].scorer):
-                self._hand_on_soon(group, rows)
-                group, rows = [], 0
-            group.append(begun)
-            rows += len(begun.texts)
-        if group:
-            self._hand_on_soon(group, rows)
-
-    def _hand_on_soon(self, group: list[Begun], rows: int) -> None:
-        if rows <= TOKENISED_AT_ONCE:
-            self._hand_on(group)
-        else:
-            self._tokenizers.submit(partial(self._hand_on, group))
+        self.room.take(self.lane, len(texts))
+        return Begun(leased, scorer, texts, finish)
 
     def _hand_on(self, group: list[Begun]) -> None:
-        """Tokenise chunks of one version and give them to its scorer."""
-        tokenised = self._tokenizers.encode(group[0].scorer.files, [begun.texts for begun in group])
+        """Tokenise the chunks of a group and give them to their scorer."""
+        first = group[0]
+        lease, files = first.leased.lease, first.scorer.files
+        if first.is_deadly:
+            facts = fields("tokenised_apart", job_id=lease.job_id, chunk=lease.chunk, deaths=first.leased.deaths)
+            log.warning("workers were lost with a chunk; it is tokenised in a process of its own", extra=facts)
+            tokenised = [encode_apart(files, first.texts)]
+        else:
+            tokenised = self.tokenizers.encode(files, [begun.texts for begun in group])
         for begun, encodings in zip(group, tokenised, strict=True):
-            self._give(begun, encodings)
+            if not begun.scorer.submit(ChunkWork(begun.leased.lease, self.lane, encodings, begun.on_done)):
+                self.room.give(self.lane, len(begun.texts))  # the scorer is going
+                self.keeper.release([begun.leased.lease])
 
-    def _hand_on_apart(self, begun: Begun) -> None:
-        """Tokenise a chunk with which workers were lost."""
-        lease = begun.leased.lease
-        facts = fields("tokenised_apart", job_id=lease.job_id, chunk=lease.chunk, deaths=begun.leased.deaths)
-        log.warning("workers were lost with a chunk; it is tokenised in a process of its own", extra=facts)
-        self._give(begun, encode_apart(begun.scorer.files, begun.texts))
 
-    def _give(self, begun: Begun, encodings: Encodings) -> None:
-        lease = begun.leased.lease
-        if not begun.scorer.submit(ChunkWork(lease, self.lane, encodings, begun.on_done)):  # it is going
-            self._room.give(self.lane, len(begun.texts))
-            self._keeper.release([lease])
+def _grouped(chunks: Iterable[Begun]) -> Iterator[list[Begun]]:
+    """Yield chunks of one version that a thread tokenises together; one with which workers were lost goes alone."""
+    group: list[Begun] = []
+    rows = 0
+    for begun in chunks:
+        rows += len(begun.texts)
+        is_alone = begun.is_deadly or (group and group[0].is_deadly)
+        if group and (is_alone or rows > ROWS_A_TASK or begun.scorer is not group[0].scorer):
+            yield group
+            group, rows = [], len(begun.texts)
+        group.append(begun)
+    if group:
+        yield group

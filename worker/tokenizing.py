@@ -1,15 +1,13 @@
 """Texts to token ids with the ``tokenizers`` library directly, several chunks at once.
 
-On a CPU, threads of the worker's process are enough: the library lets go of the GIL. A GPU wants more rows than one
-interpreter can hand on, so there each thread has a child process (``python -m worker.tokenizing``) that tokenises for
-it. A text that ends or hangs the tokenizer is found in such a child as well: see ``encode_apart``.
+On a CPU, threads of the worker's process are enough: the library lets go of the GIL. For a GPU each thread has a child
+process (``python -m worker.tokenizing``). A text that ends or hangs the tokenizer is found in such a child as well.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-import math
 import os
 import threading
 import time
@@ -19,14 +17,14 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Protocol
 
 import numpy as np
 from tokenizers import Tokenizer as RustTokenizer
 
 from scorequeue.errors import VerificationError
 from scorequeue.jobs import ErrorCode, RowError
-from worker.backends import Encodings
+from worker.backends import Encodings, fake
+from worker.batching import rows_at_once
 from worker.child import Child, ChildLostError, connect_to_parent
 from worker.cpu import usable_cpus
 
@@ -39,14 +37,10 @@ MOST_THREADS = 4
 """Threads that tokenise for a CPU: the model needs the cores."""
 
 MOST_PROCESSES = 16
-"""Processes that tokenise for a GPU: 12 brought 300,000 rows/s on 16 cores of an H100's host, which is about what the
-rest of the worker can hand on."""
+"""Processes that tokenise for a GPU: 12 brought 300,000 rows/s, about what the rest of the worker can hand on."""
 
 SPARE_CORES = 3
 """Cores of a GPU's host that are left to the worker, its device process and Redis."""
-
-SINGLY = 256
-"""Texts that are tried one by one once one of them is known to end the tokenizer; of more, groups first."""
 
 FEW = 4
 """Texts that go one by one: waking the library's threads for them costs twice as much as it saves."""
@@ -60,31 +54,11 @@ class TokenizingError(Exception):
     """The tokenizer failed on some texts."""
 
 
-class Tokenizer(Protocol):
-    """What turns texts into rows of token ids.
-
-    Attributes:
-        pad_id: The id that fills rows up; positions that hold it are masked as well.
-        max_length: Most tokens in a row, special tokens and padding included.
-    """
-
-    @property
-    def pad_id(self) -> int: ...  # noqa: D102
-    @property
-    def max_length(self) -> int: ...  # noqa: D102
-
-    def encode(self, texts: Sequence[str]) -> Encodings:
-        """Tokenise texts, special tokens included, cut to what the model reads."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class TokenizerFiles:
-    """Where a version's tokenizer is; a process opens it for itself.
+    """A checkpoint folder with a tokenizer (None: the fake backend's) and the most tokens in a row.
 
-    Attributes:
-        folder: A checkpoint folder; None stands for the fake backend's tokenizer.
-        max_length: Most tokens in a row, special tokens included.
+    A process opens it for itself.
     """
 
     folder: Path | None = None
@@ -97,9 +71,7 @@ class TokenizerFiles:
             VerificationError: The folder has no tokenizer.json or config.json that can be read.
         """
         if self.folder is None:
-            from worker.backends.fake import FakeTokenizer
-
-            return FakeTokenizer(self.max_length)
+            return fake.FakeTokenizer(self.max_length)
         return FolderTokenizer(self.folder, max_length=self.max_length)
 
 
@@ -108,9 +80,9 @@ class FolderTokenizer:
 
     Padding and truncation are ours, whatever tokenizer.json says: MiniLM's own pads every row to 128 tokens.
 
-    Args:
-        folder: A checkpoint folder with tokenizer.json and config.json.
-        max_length: Most tokens in a row, special tokens included.
+    Attributes:
+        pad_id: The id that fills rows up; positions that hold it are masked as well.
+        max_length: Most tokens in a row, special tokens and padding included.
 
     Raises:
         VerificationError: The folder has no tokenizer.json or config.json that can be read.
@@ -148,6 +120,9 @@ class FolderTokenizer:
         return Encodings(token_ids, lengths, truncated, failed)
 
 
+Tokenizer = FolderTokenizer | fake.FakeTokenizer
+
+
 class TokenizerPool:
     """Threads that tokenise chunks, each with a process of its own if one interpreter is not enough.
 
@@ -178,10 +153,7 @@ class TokenizerPool:
         return time.monotonic() - min(begun) if begun else 0.0
 
     def encode(self, files: TokenizerFiles, chunks: Sequence[Sequence[str]]) -> list[Encodings]:
-        """Tokenise the texts of chunks, in the process of the calling thread if it is one of the pool's with one.
-
-        Texts that cannot be tokenised fail alone.
-        """
+        """Tokenise the texts of chunks, in the calling thread's process if it has one. Bad texts fail alone."""
         me = threading.get_ident()
         process: TokenizerProcess | None = getattr(self._own, "process", None)
         self._begun_at[me] = time.monotonic()
@@ -217,22 +189,16 @@ class TokenizerProcess:
         self._child = Child(CHILD_MODULE)
 
     def encode(self, files: TokenizerFiles, chunks: Sequence[Sequence[str]]) -> list[Encodings]:
-        """Tokenise the texts of chunks there.
-
-        Raises:
-            TokenizingError: The tokenizer raised.
-            ChildLostError: The process ended, or gave no answer in time.
-        """
+        """Tokenise the texts of chunks there; raises TokenizingError, or ChildLostError without an answer in time."""
         try:
-            answer = self._child.call((files, chunks), timeout_s=ANSWER_S)
+            answer: list[Encodings] | TokenizingError = self._child.call((files, chunks), timeout_s=ANSWER_S)
         except ChildLostError:
             self._child.close()
             self._child = Child(CHILD_MODULE)
             raise
         if isinstance(answer, TokenizingError):
             raise answer
-        encodings: list[Encodings] = answer
-        return encodings
+        return answer
 
     def close(self) -> None:
         """End it."""
@@ -240,11 +206,7 @@ class TokenizerProcess:
 
 
 def encode_here(files: TokenizerFiles, texts: Sequence[str]) -> Encodings:
-    """Tokenise texts in this process.
-
-    Raises:
-        TokenizingError: The tokenizer raised.
-    """
+    """Tokenise texts in this process; raises TokenizingError if the tokenizer raises."""
     try:
         return opened(files).encode(texts)
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
@@ -265,38 +227,36 @@ def encode_apart(files: TokenizerFiles, texts: Sequence[str]) -> Encodings:
     Groups of texts are tried until the guilty ones stand alone. One that raises fails with ``scoring_failed``, one that
     ends the process twice alone with ``worker_lost``.
     """
-
-    def parts(some: Sequence[str]) -> Iterator[Encodings]:
-        for is_last in (False, True):
-            try:
-                yield from process.encode(files, [some])
-                return
-            except TokenizingError as error:
-                why = RowError(ErrorCode.SCORING_FAILED, str(error))
-                is_last = True
-            except ChildLostError as error:
-                why = RowError(ErrorCode.WORKER_LOST, f"the process that tokenised this row was lost: {error}")
-            if len(some) > 1:
-                size = 1 if len(some) <= SINGLY else math.isqrt(len(some))
-                for start in range(0, len(some), size):
-                    yield from parts(some[start : start + size])
-                return
-            if is_last:
-                break
-        yield Encodings(
-            np.array([opened(files).pad_id], np.int32), np.ones(1, np.int32), np.zeros(1, np.bool_), {0: why}
-        )
-
     with closing(TokenizerProcess()) as process:
-        found = list(parts(texts))
-    starts = np.cumsum([0, *(part.rows for part in found)]).tolist()
-    failed = {start + at: why for start, part in zip(starts, found, strict=False) for at, why in part.failed.items()}
+        found = list(_encode_pieces(process, files, texts))
+    starts = np.cumsum([0, *(piece.rows for piece in found)]).tolist()
     return Encodings(
-        np.concatenate([part.token_ids for part in found]),
-        np.concatenate([part.lengths for part in found]),
-        np.concatenate([part.truncated for part in found]),
-        failed,
+        np.concatenate([piece.token_ids for piece in found]),
+        np.concatenate([piece.lengths for piece in found]),
+        np.concatenate([piece.truncated for piece in found]),
+        {start + at: why for start, piece in zip(starts, found, strict=False) for at, why in piece.failed.items()},
     )
+
+
+def _encode_pieces(
+    process: TokenizerProcess, files: TokenizerFiles, texts: Sequence[str], *, is_again: bool = False
+) -> Iterator[Encodings]:
+    try:
+        yield from process.encode(files, [texts])
+        return
+    except TokenizingError as error:
+        why = RowError(ErrorCode.SCORING_FAILED, str(error))
+    except ChildLostError as error:
+        why = RowError(ErrorCode.WORKER_LOST, f"the process that tokenised this row was lost: {error}")
+    if len(texts) > 1:
+        size = rows_at_once(len(texts))
+        for start in range(0, len(texts), size):
+            yield from _encode_pieces(process, files, texts[start : start + size])
+    elif why.code is ErrorCode.WORKER_LOST and not is_again:
+        yield from _encode_pieces(process, files, texts, is_again=True)
+    else:
+        pad_id = np.array([opened(files).pad_id], np.int32)
+        yield Encodings(pad_id, np.ones(1, np.int32), np.zeros(1, np.bool_), {0: why})
 
 
 def main() -> None:
@@ -311,7 +271,7 @@ def main() -> None:
             try:
                 connection.send([encode_here(files, texts) for texts in chunks])
             except TokenizingError as error:
-                connection.send(TokenizingError(str(error)))
+                connection.send(error)
 
 
 if __name__ == "__main__":

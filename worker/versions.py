@@ -37,23 +37,23 @@ class Versions:
 
     A version is *absent*, *loading* (in the follower's thread, beside those that are ready), *ready*, or *failed*: it
     is then tried again after ``RETRY_S`` if it is still ``current`` or asked for, and forgotten after ``REPORTED_S`` if
-    it is not. At most ``MOST_VERSIONS`` are ready. An older version goes when its last job is done. One that jobs ask
-    for takes the place of the one that was used least recently, once that has scored what it holds, but never of the
-    one for new jobs.
+    it is not. At most ``MOST_VERSIONS`` are ready: the one for new jobs, and an older one. That goes when its last job
+    is done, or makes room for one that jobs ask for, once it has scored what it holds.
 
     New jobs get another version only when the registry's ``current`` names it and it is ready; when it fails, or when
     ``current`` cannot be read, the old one stays, and that is logged once. While an older version has jobs, a new
     ``current`` waits for its place: of twenty promotes during one long job, the worker takes the first and the last.
 
     Args:
-        make: Makes the scorer of a version, which ``start`` loads. Its second argument is the token budget of the
-            version before, None for the first one.
-        read_current: What ``current`` names now, or None; ``Registry.current``.
-        check: Raises if a version is not there or damaged; ``Registry.verify``. Asked before another version makes
-            room.
-        has_work: Whether chunks wait of jobs that are pinned to a version; ``Ledger.has_work``.
+        make: Makes the scorer of a version, which ``start`` loads; given the token budget of the version before it.
+        read_current: What ``current`` names now, or None.
+        check: Raises if a version is not there or damaged; asked before another one makes room.
+        has_work: Whether chunks wait of jobs that are pinned to a version.
         release: Gives back chunks, by their keys, that a version had not scored when it went.
         clock: Seconds, monotonic.
+
+    Attributes:
+        registry_error: Why ``current`` could not be read the last time; empty when it could.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class Versions:
         release: Callable[[list[Any]], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.registry_error = ""
         self._make = make
         self._read_current = read_current
         self._check = check
@@ -73,15 +74,13 @@ class Versions:
         self._release = release
         self._clock = clock
         self._lock = threading.Lock()
-        self._ready: dict[str, Scorer] = {}  # least recently used first
+        self._ready: dict[str, Scorer] = {}  # changed by the follower alone
         self._used_at: dict[str, float] = {}
         self._loading: Scorer | None = None
         self._leaving: str | None = None
-        self._current: str | None = None
-        self._followed: str | None = None
+        self._current = ""
         self._requested: str | None = None
         self._failed: dict[str, tuple[str, float]] = {}  # why, and when
-        self._registry_error = ""
         self._is_waiting = False
         self._done = ScorerStats()
         self._wake = threading.Event()
@@ -95,26 +94,20 @@ class Versions:
             VersionNotFoundError: Nothing is current, or there is no such version.
             ScorequeueError: Whatever keeps it from becoming ready, see ``load_model``.
         """
-        self._followed = self._read_current()
-        if self._followed is None:
+        first = self._read_current()
+        if first is None:
             raise VersionNotFoundError(
                 "the registry has no current version; run `training fit` (`training rollback` if it had one), or name "
                 "--registry"
             )
-        loaded = self._load(self._followed)
-        self._current = self._followed
+        loaded = self._load(first)
+        self._current = first
         return loaded
 
     @property
     def current(self) -> Scorer:
-        """The scorer of the version that new jobs get.
-
-        Raises:
-            VersionNotFoundError: ``load_first`` has not succeeded yet.
-        """
+        """The scorer of the version that new jobs get; there is one from ``load_first`` on."""
         with self._lock:
-            if self._current is None:
-                raise VersionNotFoundError("no version is ready yet")
             return self._ready[self._current]
 
     def ready_versions(self) -> list[str]:
@@ -125,14 +118,10 @@ class Versions:
 
     def failed_versions(self) -> dict[str, str]:
         """Versions that could not be made ready lately, and why."""
-        with self._lock:
-            self._forget_failures()
+        oldest = self._clock() - REPORTED_S
+        with self._lock:  # what is forgotten is no news any more, and names that never were may be many
+            self._failed = {version: (why, at) for version, (why, at) in self._failed.items() if at > oldest}
             return {version: why for version, (why, _) in self._failed.items()}
-
-    @property
-    def registry_error(self) -> str:
-        """Why ``current`` could not be read the last time; empty when it could."""
-        return self._registry_error
 
     def stats(self) -> ScorerStats:
         """What all versions together have done since the worker's start."""
@@ -149,12 +138,10 @@ class Versions:
             VersionNotFoundError: It is not ready (any more).
         """
         with self._lock:
-            scorer = self._ready.pop(version, None)
-            if scorer is None:
+            if version not in self._ready:
                 raise VersionNotFoundError(f"version {version} is not loaded; loaded are {sorted(self._ready)}")
-            self._ready[version] = scorer
             self._used_at[version] = self._clock()
-            return scorer
+            return self._ready[version]
 
     def request(self, version: str) -> None:
         """Ask the follower for a version that jobs are pinned to, in place of another one."""
@@ -202,40 +189,18 @@ class Versions:
         if requested is not None:
             self._try(requested)
 
-    def _take_up_current(self) -> None:
-        try:
-            current = self._read_current()
-        except Exception as error:  # whatever it is, jobs that are pinned to a version must not wait for it
-            self._note_registry(str(error) or type(error).__name__)
-            return
-        self._note_registry("")
-        with self._lock:
-            is_new = current is not None and current != self._followed and self._may_try(current)
-        if is_new and current is not None and self._has_place(current) and self._try(current):
-            with self._lock:
-                self._current = self._followed = current
-            log.info("new jobs get another version", extra=fields("version_swapped", version=current))
-
-    def _note_registry(self, error: str) -> None:
-        """Keep why ``current`` cannot be read, and log it when it is another reason than before."""
-        is_new, self._registry_error = error != self._registry_error, error
-        if is_new and error:
-            facts = fields("registry_unreadable", error=error)
-            log.warning("registry cannot be read; new jobs get the version that they got before", extra=facts)
-        elif is_new:
-            log.info("registry can be read again", extra=fields("registry_readable"))
-
     def _drop_done(self) -> None:
         """Let go of versions whose last job is done."""
-        with self._lock:
-            older = [name for name in self._ready if name != self._current]
-        for version in older:
+        for version in self._older():
             is_idle = self._clock() - self._used_at.get(version, float("-inf")) >= IDLE_S
             try:
                 if is_idle and self._ready[version].is_idle and not self._has_work(version):
                     self._drop(version)
             except RedisUnavailableError:
                 return  # it can be asked again
+
+    def _older(self) -> list[str]:
+        return [version for version in self._ready if version != self._current]
 
     def _drop(self, version: str) -> None:
         with self._lock:
@@ -245,37 +210,57 @@ class Versions:
         self._done.add(scorer.stats)
         log.info("version makes room", extra=fields("version_dropped", version=version))
 
-    def _has_place(self, current: str) -> bool:
-        """Whether a new current version may be loaded; if not, the jobs of an older one are still running."""
-        with self._lock:
-            has_place = current in self._ready or len(self._ready) < MOST_VERSIONS
-            older = [name for name in self._ready if name != self._current]
-        if not has_place and not self._is_waiting:
-            facts = fields("version_waits", version=current, behind=older)
+    def _take_up_current(self) -> None:
+        """Make a new ``current`` ready and give it to new jobs, if there is a place for it."""
+        try:
+            current, error = self._read_current(), ""
+        except Exception as caught:  # whatever it is, jobs that are pinned to a version must not wait for it
+            current, error = None, str(caught) or type(caught).__name__
+        is_news, self.registry_error = error != self.registry_error, error
+        if is_news and error:
+            facts = fields("registry_unreadable", error=error)
+            log.warning("registry cannot be read; new jobs get the version that they got before", extra=facts)
+        elif is_news:
+            log.info("registry can be read again", extra=fields("registry_readable"))
+
+        if current is None or current == self._current or not self._may_try(current):
+            return
+        was_waiting = self._is_waiting
+        self._is_waiting = current not in self._ready and len(self._ready) >= MOST_VERSIONS
+        if self._is_waiting and not was_waiting:
+            facts = fields("version_waits", version=current, behind=self._older())
             log.warning("a new version waits until the jobs of an older one are done", extra=facts)
-        self._is_waiting = not has_place
-        return has_place
+        if not self._is_waiting and self._try(current):
+            with self._lock:
+                self._current = current
+            log.info("new jobs get another version", extra=fields("version_swapped", version=current))
 
     def _may_try(self, version: str) -> bool:
         return version not in self._failed or self._clock() - self._failed[version][1] >= RETRY_S
 
     def _try(self, version: str) -> bool:
-        """Make a version ready, in place of an older one if need be; False when that fails or must wait."""
+        """Make a version ready, in place of an older one if need be; False when that fails or the worker stops."""
         try:
             if version not in self._ready and len(self._ready) >= MOST_VERSIONS:
                 self._check(version)  # first, so that a name that never was costs no version that is in use
                 self._make_room()
             self._load(version)
         except Exception as error:
-            if not self._stopping.is_set():
-                self._note_failure(version, error)
+            if self._stopping.is_set():
+                return False
+            with self._lock:
+                is_news = version not in self._failed
+                self._failed[version] = (str(error), self._clock())
+            if is_news:
+                facts = fields("version_failed", version=version, error=str(error))
+                log.error("version cannot be used; the old one stays", extra=facts)
             return False
-        return not self._stopping.is_set()
+        return True
 
     def _make_room(self) -> None:
         """Let go of the older version once it has scored what it holds, so that there are never three on the device."""
-        with self._lock:
-            spare = self._leaving = next(name for name in self._ready if name != self._current)
+        (spare,) = self._older()
+        self._leaving = spare
         try:
             while not self._ready[spare].is_idle:
                 if self._stopping.wait(POLL_S / 10):
@@ -285,37 +270,17 @@ class Versions:
             self._leaving = None
 
     def _load(self, version: str) -> Loaded:
-        with self._lock:
-            if version in self._ready:
-                return self._ready[version].loaded.result()
-            budget = self._ready[self._current].token_budget if self._current else None
+        if version in self._ready:
+            return self._ready[version].loaded.result()
+        budget = self._ready[self._current].token_budget if self._current else None
         scorer = self._make(version, budget)  # reads the registry, for which no claim and no heartbeat should wait
         with self._lock:
             self._loading = scorer
             if self._stopping.is_set():
                 scorer.close()
-        try:
-            loaded = scorer.start().result()
-        finally:
-            with self._lock:
-                self._loading = None
+        loaded = scorer.start().result()
         with self._lock:
+            self._loading = None
             self._failed.pop(version, None)
             self._ready[version] = scorer
         return loaded
-
-    def _note_failure(self, version: str, error: Exception) -> None:
-        with self._lock:
-            is_new = version not in self._failed
-            self._failed[version] = (str(error), self._clock())
-            self._forget_failures()
-        if is_new:
-            log.error(
-                "version cannot be used; the old one stays",
-                extra=fields("version_failed", version=version, error=str(error)),
-            )
-
-    def _forget_failures(self) -> None:
-        """Drop what is no news any more: jobs end by what is reported, and names that never were may be many."""
-        oldest = self._clock() - REPORTED_S
-        self._failed = {version: (why, at) for version, (why, at) in self._failed.items() if at > oldest}

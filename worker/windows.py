@@ -1,10 +1,10 @@
-"""What goes into a scorer and comes out of it, and the tables that hold each window's rows end to end."""
+"""What a scorer holds: the rows that this worker has claimed, and each window's rows end to end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, field
-from typing import NamedTuple
+import threading
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,46 @@ import numpy.typing as npt
 from scorequeue.jobs import Lane, RowError
 from worker.backends import Encodings, PaddedBatch, Scores, pad_rows
 from worker.batching import Ints, Pick, Window, padded_width
+from worker.tokenizing import Tokenizer
+
+LEAST_WINDOW_ROWS = 2_048
+"""Fewest rows of a window, however slow the device: with 1,024 padding alone costs 2 % of the speed."""
+
+WINDOWS = 2
+"""Windows' worth of bulk rows that are claimed: one on the device, and the next one tokenised meanwhile."""
+
+EXPRESS_ROWS = 32_768
+"""Express rows are taken nearly always."""
+
+
+class Room:
+    """How many rows of each lane this worker may claim beside those that are not scored yet. For several threads."""
+
+    def __init__(self) -> None:
+        self.window_rows = LEAST_WINDOW_ROWS
+        self._held = dict.fromkeys(Lane, 0)
+        self._changed = threading.Condition()
+
+    def left(self, lane: Lane) -> int:
+        """Rows that may still be claimed for the lane, 0 or more."""
+        most = WINDOWS * self.window_rows if lane is Lane.BULK else EXPRESS_ROWS
+        return max(0, most - self._held[lane])
+
+    def take(self, lane: Lane, rows: int) -> None:
+        """Count rows that were claimed."""
+        with self._changed:
+            self._held[lane] += rows
+
+    def give(self, lane: Lane, rows: int) -> None:
+        """Count rows that were scored, or given back."""
+        with self._changed:
+            self._held[lane] -= rows
+            self._changed.notify_all()
+
+    def wait(self, lane: Lane, *, timeout_s: float) -> None:
+        """Wait until there is room, or the time is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.left(lane) > 0, timeout_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,53 +86,43 @@ class ChunkWork:
     on_done: Callable[[ChunkScores], None]
 
 
-@dataclass(eq=False)
 class WindowTable:
     """All rows of a window end to end: their tokens to gather from, and their scores to scatter to."""
 
-    window: Window[ChunkWork]
-    labels: int
-    failed: dict[int, RowError] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        parts = [work.encodings for work in self.window.tickets]
-        rows = self.window.rows
-        self.token_ids = np.concatenate([part.token_ids for part in parts]) if len(parts) > 1 else parts[0].token_ids
-        self.lengths = np.concatenate([part.lengths for part in parts]) if len(parts) > 1 else parts[0].lengths
+    def __init__(self, window: Window[ChunkWork], *, labels: int) -> None:
+        self._window = window
+        parts = [work.encodings for work in window.tickets]
+        self.token_ids = np.concatenate([part.token_ids for part in parts])
+        self.lengths = np.concatenate([part.lengths for part in parts])
         self.starts = np.cumsum(self.lengths, dtype=np.int64) - self.lengths
-        self.scores: Scores = np.full((rows, self.labels), np.nan, np.float32)
-        self.left = rows
-        sizes = np.diff(self.window.bounds)
-        self.left_of: Ints = sizes.copy()  # (chunks,)
-        self.chunk_of: Ints = np.repeat(np.arange(len(sizes)), sizes)  # (rows,)
+        self._scores: Scores = np.full((window.rows, labels), np.nan, np.float32)
+        self._failed: dict[int, RowError] = {}
+        self._rows_left: Ints = np.diff(window.bounds)  # (chunks,)
+        self._chunk_of = np.repeat(np.arange(len(self._rows_left)), self._rows_left)  # (rows,)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all rows are scored."""
+        return not self._rows_left.any()
 
     def store(self, positions: Ints, scores: Scores, error: RowError | None) -> list[tuple[ChunkWork, ChunkScores]]:
         """Take scores in; return the chunks that this completes."""
-        self.scores[positions] = scores
+        self._scores[positions] = scores
         if error is not None:
-            self.failed.update(dict.fromkeys(positions.tolist(), error))
-        chunks, counts = np.unique(self.chunk_of[positions], return_counts=True)
-        self.left_of[chunks] -= counts
-        self.left -= len(positions)
-        return [self._finished(int(chunk)) for chunk in chunks[self.left_of[chunks] == 0]]
+            self._failed.update(dict.fromkeys(positions.tolist(), error))
+        chunks, counts = np.unique(self._chunk_of[positions], return_counts=True)
+        self._rows_left[chunks] -= counts
+        return [self._finished(int(chunk)) for chunk in chunks[self._rows_left[chunks] == 0]]
 
     def _finished(self, chunk: int) -> tuple[ChunkWork, ChunkScores]:
-        work = self.window.tickets[chunk]
-        begin, end = int(self.window.bounds[chunk]), int(self.window.bounds[chunk + 1])
+        work = self._window.tickets[chunk]
+        begin, end = self._window.bounds[chunk : chunk + 2].tolist()
         # A copy, so that a committer that is behind does not keep the whole window alive.
-        scores = self.scores[begin:end].copy()
-        failed = {position - begin: reason for position, reason in self.failed.items() if begin <= position < end}
+        scores = self._scores[begin:end].copy()
+        failed = {position - begin: reason for position, reason in self._failed.items() if begin <= position < end}
         failed.update(work.encodings.failed)
         scores[list(work.encodings.failed)] = np.nan
         return work, ChunkScores(scores, work.encodings.truncated, failed)
-
-
-class Stored(NamedTuple):
-    """What storing a batch's scores came to in one window: rows that are scored now, and chunks that are whole now."""
-
-    lane: Lane
-    rows: int
-    finished: list[tuple[ChunkWork, ChunkScores]]
 
 
 class WindowTables:
@@ -100,55 +130,41 @@ class WindowTables:
 
     Args:
         labels: Scores per row.
-        pad_id: What stands behind a row's last token.
-        max_length: Most tokens to which rows may be padded.
+        tokenizer: Names what stands behind a row's last token, and the most tokens to which rows are padded.
     """
 
-    def __init__(self, *, labels: int, pad_id: int, max_length: int) -> None:
+    def __init__(self, *, labels: int, tokenizer: Tokenizer) -> None:
         self._labels = labels
-        self._pad_id = pad_id
-        self._max_length = max_length
+        self._tokenizer = tokenizer
         self._tables: dict[Window[ChunkWork], WindowTable] = {}
 
     def assemble(self, pick: Pick[ChunkWork]) -> PaddedBatch:
         """Gather a pick's rows, of one or more windows, into one padded batch."""
-        parts = [(self._table(part.window), part.positions) for part in pick.parts]
-        if len(parts) == 1:
-            ((table, rows),) = parts
-            token_ids, starts, lengths = table.token_ids, table.starts[rows], table.lengths[rows]
-        else:
-            token_ids = np.concatenate([table.token_ids for table, _ in parts])
-            offsets = np.cumsum([0, *(len(table.token_ids) for table, _ in parts[:-1])])
-            starts = np.concatenate(
-                [table.starts[rows] + offset for (table, rows), offset in zip(parts, offsets, strict=True)]
-            )
-            lengths = np.concatenate([table.lengths[rows] for table, rows in parts])
-        width = min(padded_width(int(lengths.max())), self._max_length)
-        return pad_rows(token_ids, starts, lengths, pad_id=self._pad_id, width=width)
-
-    def store(self, pick: Pick[ChunkWork], scores: Scores, *, error: RowError | None = None) -> Iterator[Stored]:
-        """Write a batch's scores where they belong.
-
-        Args:
-            pick: The batch's rows.
-            scores: float32 (rows, labels).
-            error: Why the rows have no scores.
-
-        Yields:
-            What that came to, for each window in turn.
-        """
-        begin = 0
         for part in pick.parts:
-            end = begin + len(part.positions)
-            table = self._tables[part.window]
-            finished = table.store(part.positions, scores[begin:end], error)
-            begin = end
-            if table.left == 0:
-                del self._tables[part.window]
-            yield Stored(part.window.lane, len(part.positions), finished)
+            if part.window not in self._tables:
+                self._tables[part.window] = WindowTable(part.window, labels=self._labels)
+        rows = [(self._tables[part.window], part.positions) for part in pick.parts]
+        longest = max(int(table.lengths[at].max()) for table, at in rows)
+        width = min(padded_width(longest), self._tokenizer.max_length)
+        pad_id = self._tokenizer.pad_id
+        padded = [
+            pad_rows(table.token_ids, table.starts[at], table.lengths[at], pad_id=pad_id, width=width)
+            for table, at in rows
+        ]
+        if len(padded) == 1:
+            return padded[0]
+        input_ids = np.concatenate([part.input_ids for part in padded])
+        return PaddedBatch(input_ids, np.concatenate([part.lengths for part in padded]))
 
-    def _table(self, window: Window[ChunkWork]) -> WindowTable:
-        table = self._tables.get(window)
-        if table is None:
-            table = self._tables[window] = WindowTable(window, self._labels)
-        return table
+    def store(
+        self, pick: Pick[ChunkWork], scores: Scores, *, error: RowError | None = None
+    ) -> list[tuple[ChunkWork, ChunkScores]]:
+        """Write a batch's scores, float32 (rows, labels), where they belong; return the chunks that are whole now."""
+        finished = []
+        for part in pick.parts:
+            of_part, scores = scores[: len(part.positions)], scores[len(part.positions) :]
+            table = self._tables[part.window]
+            finished += table.store(part.positions, of_part, error)
+            if table.is_done:
+                del self._tables[part.window]
+        return finished

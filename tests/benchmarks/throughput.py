@@ -24,10 +24,9 @@ from worker.device.loading import load_model
 from worker.device.messages import LoadRequest
 from worker.device.process import DeviceProcess
 from worker.device.sweep import find_budget
-from worker.room import Room
 from worker.scorer import Scorer
 from worker.tokenizing import TokenizerFiles, TokenizerPool
-from worker.windows import ChunkScores, ChunkWork
+from worker.windows import ChunkScores, ChunkWork, Room
 
 REAL_SENTENCES = Path("../shared/data/cola/in_domain_train.tsv")
 BACKENDS = ("openvino", "torch")

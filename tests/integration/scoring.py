@@ -14,6 +14,7 @@ from scorequeue.ledger import Ledger
 from scorequeue.records import Commit, LaneRoom, LeasedChunk
 from scorequeue.settings import Settings
 from worker.results import commit_of, good_rows
+from worker.windows import ChunkScores
 
 VERSION = "20261123T101500-1f3c9a"
 LABELS = ("unacceptable", "acceptable")
@@ -35,14 +36,12 @@ def score_chunk(leased: LeasedChunk, *, heal: bool = False) -> Commit:
     texts = [chunk.texts[position] for position in good_rows(chunk)]
     shares = np.array([score_of(text) for text in texts], np.float32)
     reason = RowError(ErrorCode.SCORING_FAILED, "the model could not score this row (RuntimeError)")
-    return commit_of(
-        leased,
-        chunk,
-        labels=LABELS,
-        scores=np.stack([1 - shares, shares], axis=1) if texts else None,
-        truncated=np.array([len(text) > 60 for text in texts]) if texts else None,
+    done = ChunkScores(
+        scores=np.stack([1 - shares, shares], axis=1),
+        truncated=np.array([len(text) > 60 for text in texts]),
         failed={} if heal else {at: reason for at, text in enumerate(texts) if FAILS in text},
     )
+    return commit_of(leased, chunk, labels=LABELS, done=done if texts else None)
 
 
 def score_waiting(ledger: Ledger, *, most_chunks: int = 1_000_000, heal: bool = False) -> int:

@@ -23,8 +23,8 @@ from scorequeue.settings import Settings
 from tests.integration.scoring import VERSION, score_chunk
 from tests.processes import until
 from tests.servers import RedisServer
-from worker.finished import Finished
 from worker.leases import LeaseKeeper
+from worker.results import Finished
 
 WORKER = "w1"
 WAIT_S = 20.0
@@ -49,7 +49,9 @@ def make_keeper(ledger: Ledger) -> Iterator[Callable[[Any], LeaseKeeper]]:
 
     def make(ledger: Any) -> LeaseKeeper:
         failures: list[BaseException] = []
-        keeper = LeaseKeeper(ledger, WORKER, lanes=(Lane.BULK,), about=dict, on_fatal=failures.append)
+        keeper = LeaseKeeper(
+            ledger, WORKER, lanes=(Lane.BULK,), about=dict, watch=lambda: None, on_fatal=failures.append
+        )
         keeper.start()
         keepers.append(keeper)
         return keeper

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -35,7 +36,7 @@ def test_each_row_is_in_one_batch_and_the_budget_is_kept(lengths: list[int], tok
     for batch in batches:
         assert batch.width == padded_width(max(lengths[row] for row in batch.rows))
         assert len(batch.rows) <= max_rows
-        assert batch.padded_tokens <= token_budget or len(batch.rows) == 1
+        assert batch.width * len(batch.rows) <= token_budget or len(batch.rows) == 1
 
 
 @given(LENGTHS, st.integers(1, 2_000))
@@ -52,7 +53,7 @@ def test_padding_of_a_full_window_stays_below_five_percent() -> None:
 
     batches = plan_batches(lengths, token_budget=2_048, max_rows=4_096)
 
-    assert sum(batch.padded_tokens for batch in batches) <= lengths.sum() / 0.95
+    assert sum(batch.width * len(batch.rows) for batch in batches) <= lengths.sum() / 0.95
 
 
 def test_there_are_few_shapes_of_batches() -> None:
@@ -90,12 +91,12 @@ def test_sizes_below_one_are_refused(lengths: list[int], token_budget: int, max_
 def test_queue_gives_each_row_once_and_keeps_to_the_budget(
     chunks: list[tuple[Lane, list[int]]], token_budget: int, window_rows: int
 ) -> None:
-    queue: RowQueue[int] = RowQueue(token_budget=token_budget, max_rows=64, window_rows=window_rows)
+    queue: RowQueue[int] = RowQueue(max_rows=64)
     for number, (lane, lengths) in enumerate(chunks):
         queue.add(number, lane=lane, lengths=np.array(lengths))
 
     seen: Counter[tuple[int, int]] = Counter()
-    for pick in drain(queue):
+    for pick in drain(queue, token_budget=token_budget, window_rows=window_rows):
         picked = rows_of(pick)
         lengths = [chunks[chunk][1][row] for chunk, row in picked]
         assert max(lengths) * len(lengths) <= token_budget or len(lengths) == 1
@@ -107,23 +108,25 @@ def test_queue_gives_each_row_once_and_keeps_to_the_budget(
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=20), st.integers(1, 100))
 def test_windows_of_a_lane_run_in_order_of_arrival(sizes: list[int], window_rows: int) -> None:
     """Later chunks must not overtake: a job's first rows would wait for ever behind shorter ones."""
-    queue: RowQueue[int] = RowQueue(token_budget=64, max_rows=64, window_rows=window_rows)
+    queue: RowQueue[int] = RowQueue(max_rows=64)
     for number, size in enumerate(sizes):
         queue.add(number, lane=Lane.BULK, lengths=np.full(size, 8))
 
-    windows = list(dict.fromkeys(pick.parts[0].window for pick in drain(queue)))
+    windows = list(
+        dict.fromkeys(pick.parts[0].window for pick in drain(queue, token_budget=64, window_rows=window_rows))
+    )
 
     assert [ticket for window in windows for ticket in window.tickets] == list(range(len(sizes)))
     assert all(window.rows <= window_rows or len(window.tickets) == 1 for window in windows)
 
 
 def test_express_joins_the_very_next_batch_and_takes_bulk_rows_along() -> None:
-    queue: RowQueue[str] = RowQueue(token_budget=400, max_rows=64, window_rows=1_000)
+    queue: RowQueue[str] = RowQueue(max_rows=64)
     queue.add("bulk", lane=Lane.BULK, lengths=np.tile([6, 8, 30], 100))
-    first = next_of(queue)
+    first = next_of(queue, token_budget=400)
 
     queue.add("lone", lane=Lane.EXPRESS, lengths=np.array([9]))
-    second = next_of(queue)
+    second = next_of(queue, token_budget=400)
 
     assert lanes(first) == [Lane.BULK]
     assert lanes(second) == [Lane.EXPRESS, Lane.BULK]
@@ -133,38 +136,39 @@ def test_express_joins_the_very_next_batch_and_takes_bulk_rows_along() -> None:
 
 
 def test_bulk_moves_on_under_a_flood_of_express() -> None:
-    queue: RowQueue[str] = RowQueue(token_budget=80, max_rows=64, window_rows=10_000)
+    queue: RowQueue[str] = RowQueue(max_rows=64)
     queue.add("bulk", lane=Lane.BULK, lengths=np.full(1_000, 8))
     queue.add("flood", lane=Lane.EXPRESS, lengths=np.full(1_000, 8))
 
-    turns = [lanes(next_of(queue)) for _ in range(4 * (EXPRESS_TURNS + 1))]
+    turns = [lanes(next_of(queue, token_budget=80)) for _ in range(4 * (EXPRESS_TURNS + 1))]
 
     assert turns == ([[Lane.EXPRESS]] * EXPRESS_TURNS + [[Lane.BULK]]) * 4
 
 
 @given(st.integers(1, 40), st.integers(0, 40), st.integers(1, 100))
 def test_pieces_part_a_pick_without_loss(express_rows: int, bulk_rows: int, size: int) -> None:
-    queue: RowQueue[str] = RowQueue(token_budget=10_000, max_rows=1_000, window_rows=1_000)
+    queue: RowQueue[str] = RowQueue(max_rows=1_000)
     queue.add("express", lane=Lane.EXPRESS, lengths=np.full(express_rows + 1, 8))
     if bulk_rows:
         queue.add("bulk", lane=Lane.BULK, lengths=np.full(bulk_rows, 8))
-    pick = next_of(queue)
+    pick = next_of(queue, token_budget=10_000)
 
     pieces = pick.cut(size)
 
-    assert [piece.rows for piece in pieces[:-1]] == [size] * (len(pieces) - 1)
-    assert 0 < pieces[-1].rows <= size
+    assert {len(piece.parts) for piece in pieces} == {1}
+    assert all(0 < piece.rows <= size for piece in pieces)
+    assert len(pieces) <= pick.rows / size + 2
     assert [row for piece in pieces for row in rows_of(piece)] == rows_of(pick)
 
 
-def next_of(queue: RowQueue[str]) -> Pick[str]:
-    pick = queue.next_pick()
+def next_of(queue: RowQueue[str], *, token_budget: int) -> Pick[str]:
+    pick = queue.next_pick(token_budget=token_budget, window_rows=10_000)
     assert pick is not None
     return pick
 
 
-def drain(queue: RowQueue[T]) -> list[Pick[T]]:
-    return list(iter(queue.next_pick, None))
+def drain(queue: RowQueue[T], *, token_budget: int, window_rows: int) -> list[Pick[T]]:
+    return list(iter(partial(queue.next_pick, token_budget=token_budget, window_rows=window_rows), None))
 
 
 def lanes(pick: Pick[T]) -> list[Lane]:

@@ -12,6 +12,7 @@ from scorequeue.columns import Chunk, chunk_from_rows, part_of
 from scorequeue.jobs import ErrorCode, Row, RowError
 from scorequeue.records import Commit, Lease, LeasedChunk
 from worker.results import commit_of, failed_commit, good_rows
+from worker.windows import ChunkScores
 
 LABELS = ("no", "yes")
 FAULTY = RowError(ErrorCode.EMPTY_TEXT, "nothing")
@@ -36,14 +37,9 @@ def commit(
     good = good_rows(chunk)
     offsets = chunk.offsets or tuple(range(len(chunk)))
     shares = np.array([offsets[position] / 100 for position in good], np.float32)
-    return commit_of(
-        leased(chunk, before=before),
-        chunk,
-        labels=LABELS,
-        scores=np.stack([1 - shares, shares], axis=1),
-        truncated=np.array([position in cut for position in range(len(good))]),
-        failed=failed,
-    )
+    truncated = np.array([position in cut for position in range(len(good))])
+    done = ChunkScores(np.stack([1 - shares, shares], axis=1), truncated, failed)
+    return commit_of(leased(chunk, before=before), chunk, labels=LABELS, done=done)
 
 
 def test_rows_that_failed_in_the_model_keep_their_texts_and_faulty_ones_do_not() -> None:
@@ -130,6 +126,6 @@ def test_retry_that_nobody_can_read_leaves_the_reasons_as_they_were() -> None:
 def test_chunk_without_a_good_row_is_committed_as_well(rows: int) -> None:
     chunk = chunk_from_rows([Row("", None, None, None, FAULTY)] * rows, first_row=1)
 
-    made = commit_of(leased(chunk), chunk, labels=LABELS, scores=None, truncated=None, failed={})
+    made = commit_of(leased(chunk), chunk, labels=LABELS, done=None)
 
     assert (made.scored, made.failed, made.kept) == (0, rows, 0)

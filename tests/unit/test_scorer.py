@@ -39,10 +39,9 @@ from worker.device import process
 from worker.device.loading import load_model, make_fake_model
 from worker.device.messages import LoadRequest
 from worker.device.process import DeviceProcess
-from worker.room import Room
 from worker.scorer import Scorer
 from worker.tokenizing import TokenizerFiles
-from worker.windows import ChunkScores, ChunkWork
+from worker.windows import ChunkScores, ChunkWork, Room
 
 WAIT_S = 30.0
 LABELS = ("unacceptable", "acceptable")
@@ -449,6 +448,7 @@ def test_drain_does_not_wait_for_a_batch_that_hangs_and_gives_its_room_back(make
     assert harness.room.left(Lane.BULK) < room
 
     assert harness.scorer.drain(0.01) == ["hanging"]
+    assert harness.scorer.drain(0.01) == [], "given back once"
 
     until(lambda: harness.room.left(Lane.BULK) == room, what="all of the room")
 
