@@ -12,6 +12,7 @@ A second signal while draining, SIGQUIT, or a drain that outlasts its time-out, 
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import logging
 import os
@@ -23,24 +24,33 @@ import time
 import uuid
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, cast
+from queue import SimpleQueue
+from typing import Any
 
 from scorequeue import __version__
-from scorequeue.errors import ExitCode, ProtocolTooNewError
+from scorequeue.address import read_address
+from scorequeue.errors import (
+    ExitCode,
+    InternalError,
+    ProtocolTooNewError,
+    RedisRefusedError,
+    RedisUnavailableError,
+    ScorequeueError,
+)
 from scorequeue.jobs import Lane
+from scorequeue.ledger import Ledger
 from scorequeue.logs import fields
 from scorequeue.queue import WakeUps
-from scorequeue.records import Lease
 from scorequeue.registry import Registry
-from worker.app import STOP_SIGNALS, CeleryWorker, make_worker_app
+from worker.app import install_stop_handlers, make_worker_app, run_celery
 from worker.device.messages import LoadRequest
 from worker.device.process import DeviceProcess
-from worker.leases import LeaseKeeper
-from worker.poller import Poller
+from worker.leases import LeaseKeeper, left_s
+from worker.outages import Outage
+from worker.poller import poll
 from worker.room import Room
 from worker.scorer import Scorer
 from worker.settings import WorkerSettings
-from worker.startup import reach_ledger, warn_of_surroundings
 from worker.tasks import Feeder
 from worker.tokenizing import TokenizerFiles, TokenizerPool
 from worker.versions import Versions
@@ -58,10 +68,62 @@ on its way, and beside threads that read bulk chunks it would wait for Python's 
 STUCK_AFTER_S = 60.0
 """Seconds after which a tokenizer that has not returned counts as hung."""
 
+NO_SIGNAL = 0
+"""Celery stops without a signal: `control shutdown`, or its own end."""
+
 CELERY_GRACE_S = 5.0
 """Seconds that Celery has to end after the drain; it may be waiting for a Redis that is away."""
 
 log = logging.getLogger(__name__)
+
+
+def run_worker(settings: WorkerSettings) -> int:
+    """Build a worker and serve.
+
+    Returns:
+        The process's exit status.
+
+    Raises:
+        RedisUnavailableError: Redis did not come in time, or refuses us.
+        VersionError: There is no checkpoint, or it does not verify.
+        DeviceSickError: The golden sentences fail on this device.
+    """
+    return Service(settings).run()
+
+
+def reach_ledger(settings: WorkerSettings) -> Ledger:
+    """Connect once Redis is there and takes writes; raises RedisUnavailableError with the last cause."""
+    read_address(settings.redis_url)  # one that cannot be read never will be
+    outage, give_up_at = Outage(), time.monotonic() + settings.start_timeout_s
+    while True:
+        try:
+            ledger = Ledger.connect(settings, patience_s=0)
+            ledger.sweep()  # begins with a write
+        except (ProtocolTooNewError, RedisRefusedError):
+            raise
+        except RedisUnavailableError as exc:
+            if left_s(give_up_at) < outage.pause_s:
+                raise
+            outage.begin(exc)
+            time.sleep(outage.pause_s)
+        else:
+            outage.end()
+            return ledger.patient(PATIENCE_S)
+
+
+def warn_of_surroundings(ledger: Ledger, *, current: str) -> None:
+    """Log what is wrong around a worker that gives ``current`` to new jobs; it serves all the same."""
+    with contextlib.suppress(RedisUnavailableError):  # away again: its return is waited for elsewhere
+        view = ledger.overview()
+        policy = view.server.maxmemory_policy
+        if policy not in (None, "noeviction"):
+            facts = fields("redis_evicts", maxmemory_policy=policy, expected="noeviction")
+            log.warning("Redis drops rows when it is full; set maxmemory-policy noeviction", extra=facts)
+        others = sorted({worker.model_version for worker in view.workers} - {current})
+        if others:
+            facts = fields("other_current", ours=current, theirs=",".join(others))
+            text = "live workers give other versions to new jobs; unless one was just promoted, give all one registry"
+            log.warning(text, extra=facts)
 
 
 class Service:
@@ -71,13 +133,12 @@ class Service:
         self.worker_id = uuid.uuid4().hex[:12]
         self._settings = settings
         self._started_at = datetime.now(UTC)
+        self._signals: SimpleQueue[int] = SimpleQueue()  # its `put` is safe in a signal handler
         self._stopping = threading.Event()
-        self._hurry = threading.Event()
         self._drained = threading.Event()
         self._failure: BaseException | None = None
-        self._celery_status = 0
 
-        self._ledger = reach_ledger(settings, patience_s=PATIENCE_S, timeout_s=settings.start_timeout_s)
+        self._ledger = reach_ledger(settings)
         self._registry = Registry(settings.registry)
         self._keeper = LeaseKeeper(
             self._ledger,
@@ -98,8 +159,8 @@ class Service:
         loaded = self._versions.load_first()
         warn_of_surroundings(self._ledger, current=self._versions.current.version)
         self._tokenizers = TokenizerPool(in_processes=loaded.is_fast, on_fatal=self._fail)
-        app = make_worker_app(settings, self._score)
-        wake_ups = WakeUps(settings, app=app)
+        self._app = make_worker_app(settings, self._score)
+        wake_ups = WakeUps(settings, app=self._app)
         self._feeders = {
             lane: Feeder(
                 lane,
@@ -114,18 +175,7 @@ class Service:
             )
             for lane in settings.lanes
         }
-        self._poller = Poller(
-            self._ledger,
-            self._feeders,
-            feed=self._score,
-            keeper=self._keeper,
-            versions=self._versions.ready_versions,
-            stopping=self._stopping,
-            on_fatal=self._fail,
-        )
-        self._celery = CeleryWorker(
-            app, settings, worker_id=self.worker_id, stopping=self._stopping, on_signal=self._stop
-        )
+        self._poller = threading.Thread(target=self._poll, name="poller", daemon=True)
 
     def _make_scorer(self, version: str, unmeasured_budget: int | None) -> Scorer:
         settings = self._settings
@@ -155,21 +205,22 @@ class Service:
 
     def run(self) -> int:
         """Serve until told to stop. Returns the process's exit status."""
-        for signum in STOP_SIGNALS:
-            signal.signal(signum, lambda signum, _: self._stop(signum))
+        install_stop_handlers(self._signals.put)
         sys.setswitchinterval(SWITCH_S)
         self._versions.follow()
         self._keeper.start()
         self._poller.start()
-        threading.Thread(target=self._drain, name="drain", daemon=True).start()
+        for part in (self._hear, self._drain):
+            threading.Thread(target=part, daemon=True).start()
+        on_stop = partial(self._signals.put, NO_SIGNAL)
         log.info("worker is ready", extra=fields("worker_ready", worker=self.worker_id, **self._about()))
-
         try:
-            self._celery_status = self._celery.run()
+            status = run_celery(self._app, self._settings, worker_id=self.worker_id, on_stop=on_stop)
+            if status != 0:
+                raise InternalError(f"Celery ended with {status}")
         except Exception as exc:
-            log.exception("Celery failed", extra=fields("celery_failed"))
-            self._failure = self._failure or exc
-        self._stopping.set()
+            self._fail(exc)
+        on_stop()
         self._drained.wait(self._settings.drain_timeout_s + CELERY_GRACE_S)
         return self._exit_status()
 
@@ -177,25 +228,37 @@ class Service:
         """Run a lane's feeder. One that fails holds leases that no one would score: the worker must end."""
         try:
             self._feeders[lane].run()
-        except ProtocolTooNewError as exc:
-            self._fail(exc)
         except BaseException as exc:  # a panic inside tokenizers is no Exception
-            log.exception("a feeder failed", extra=fields("feeder_failed", lane=lane.value))
             self._fail(exc)
 
-    def _stop(self, signum: int) -> None:
-        """Called inside signal handlers: sets events and nothing else."""
-        if signum == signal.SIGQUIT or self._stopping.is_set():
-            self._hurry.set()
-        self._stopping.set()
+    def _poll(self) -> None:
+        versions, stopping = self._versions.ready_versions, self._stopping
+        try:
+            poll(self._ledger, self._feeders, self._score, keeper=self._keeper, versions=versions, stopping=stopping)
+        except BaseException as exc:
+            self._fail(exc)
+
+    def _hear(self) -> None:
+        """Begin the drain at the first signal, end it at another one or SIGQUIT: handlers themselves may do neither."""
+        while True:
+            signum = self._signals.get()
+            is_hurry = signum == signal.SIGQUIT or (signum != NO_SIGNAL and self._stopping.is_set())
+            self._stopping.set()
+            if is_hurry:
+                self._end_now("second signal", give_back_s=GIVE_BACK_S)
 
     def _fail(self, error: BaseException) -> None:
         """A part of the worker cannot go on: give everything back, and let the supervisor act."""
-        is_first = self._failure is None and not self._stopping.is_set()
-        if is_first and isinstance(error, ProtocolTooNewError):
+        if self._failure is not None:
+            return
+        self._failure = error
+        if isinstance(error, ProtocolTooNewError):
             log.error("the worker is too old for this namespace", extra=fields("too_old", error=str(error)))
-        self._failure = self._failure or error
-        if is_first:  # a second signal would mean: in a hurry
+        else:
+            trace = None if isinstance(error, ScorequeueError) else error
+            facts = fields("worker_failed", error=str(error))
+            log.error("a part of the worker failed; the worker ends", exc_info=trace, extra=facts)
+        if not self._stopping.is_set():  # a second signal would mean: in a hurry
             os.kill(os.getpid(), signal.SIGTERM)  # the one way that Celery's loop and ours both hear
 
     def _drain(self) -> None:
@@ -205,37 +268,36 @@ class Service:
         give_up_at = time.monotonic() + timeout_s
         work_ends_at = give_up_at - min(GIVE_BACK_S, timeout_s / 4)
         log.info("worker drains", extra=fields("drain", timeout_s=timeout_s))
-        threading.Thread(target=self._end_in_a_hurry, args=(give_up_at,), name="hurry", daemon=True).start()
+        overdue = threading.Timer(timeout_s, self._end_now, ["drain timed out"])
+        overdue.daemon = True
+        overdue.start()
 
         scorers = self._versions.stop()  # 0. no other version is taken up; one that is loading is given up
-        self._poller.join(_left_s(work_ends_at))  # 1. feeders stop claiming: they look at `stopping` before each claim
+        self._poller.join(left_s(work_ends_at))  # 1. feeders stop claiming: they look at `stopping` before each claim
         self._tokenizers.close()
         for scorer in scorers:
             scorer.close()
         # 2. The batches on the device end, no others begin.
-        unfinished = [lease for scorer in scorers for lease in scorer.drain(_left_s(work_ends_at))]
-        if _left_s(work_ends_at) == 0:
+        unfinished: list[Any] = [lease for scorer in scorers for lease in scorer.drain(left_s(work_ends_at))]
+        if left_s(work_ends_at) == 0:
             self._failure = self._failure or TimeoutError("the batch on the device outlasted the drain")
-        self._keeper.flush(_left_s(work_ends_at))  # 3. its chunks are committed, once Redis answers
+        self._keeper.flush(left_s(work_ends_at))  # 3. its chunks are committed, once Redis answers
         # 4. The rest goes back, to the front of its lane; when Redis comes back late, too.
-        self._keeper.release(cast("list[Lease]", unfinished), timeout_s=_left_s(give_up_at))
-        self._keeper.stop(timeout_s=_left_s(give_up_at))  # 5. nothing is held any more: leave the list of live workers
+        self._keeper.release(unfinished, timeout_s=left_s(give_up_at))
+        self._keeper.stop(timeout_s=left_s(give_up_at))  # 5. nothing is held any more: leave the list of live workers
         log.info("worker drained", extra=fields("drained", released=len(unfinished)))
         self._drained.set()
-        time.sleep(min(CELERY_GRACE_S, _left_s(give_up_at)))
+        time.sleep(min(CELERY_GRACE_S, left_s(give_up_at)))
         os._exit(self._exit_status())  # Celery still waits for a Redis that is away; nothing of ours is left
 
-    def _end_in_a_hurry(self, give_up_at: float) -> None:
-        is_told = self._hurry.wait(_left_s(give_up_at))
+    def _end_now(self, why: str, *, give_back_s: float = 0.0) -> None:
+        """End before the drain does. It has been giving back for a while when it is overdue: no more time for that."""
         if self._drained.is_set():
             return
-        why = "second signal" if is_told else "drain timed out"
         log.warning("worker ends now; leases go back", extra=fields("hurry", why=why))
-        if is_told:  # else the drain has been giving back for a while, and waits for a Redis that does not answer
-            timeout_s = min(GIVE_BACK_S, _left_s(give_up_at))
-            stopping = threading.Thread(target=partial(self._keeper.stop, timeout_s=timeout_s), daemon=True)
-            stopping.start()
-            stopping.join(timeout_s)
+        giving = threading.Thread(target=self._keeper.stop, kwargs={"timeout_s": give_back_s}, daemon=True)
+        giving.start()
+        giving.join(give_back_s)
         os._exit(ExitCode.UNEXPECTED)
 
     def _end_if_stuck(self) -> None:
@@ -250,8 +312,7 @@ class Service:
     def _exit_status(self) -> int:
         if isinstance(self._failure, ProtocolTooNewError):
             return int(self._failure.exit_code)
-        has_failed = self._failure is not None or self._celery_status != 0
-        return int(ExitCode.UNEXPECTED if has_failed else ExitCode.DONE)
+        return int(ExitCode.UNEXPECTED if self._failure else ExitCode.DONE)
 
     def _about(self) -> dict[str, Any]:
         scorer = self._versions.current
@@ -272,21 +333,3 @@ class Service:
             "token_budget": scorer.token_budget,
             **self._versions.stats().to_dict(),
         }
-
-
-def _left_s(give_up_at: float) -> float:
-    return max(0.0, give_up_at - time.monotonic())
-
-
-def run_worker(settings: WorkerSettings) -> int:
-    """Build a worker and serve.
-
-    Returns:
-        The process's exit status.
-
-    Raises:
-        RedisUnavailableError: Redis cannot be reached or refuses us.
-        VersionError: There is no checkpoint, or it does not verify.
-        DeviceSickError: The golden sentences fail on this device.
-    """
-    return Service(settings).run()

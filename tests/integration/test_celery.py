@@ -240,7 +240,7 @@ def test_malformed_messages_are_logged_and_dropped(worker: WorkerProcess, server
 
         assert client.submit(["The cat sat."] * 500, lane="bulk").wait(timeout_s=30).scored == 500
     assert worker.is_running
-    assert worker.log.read_text().count("action=message_dropped") >= 6
+    assert worker.log.read_text().count("action=message_malformed") >= 6
 
 
 def test_control_shutdown_drains(server: RedisServer, settings: dict[str, Any], celery: Celery, tmp_path: Path):
