@@ -61,8 +61,6 @@ def make_worker_app(settings: WorkerSettings, score: Callable[[Lane], None]) -> 
     # At a lost connection kombu would write the wake-ups that it holds into a file in /tmp, and report an emergency.
     Channel.do_restore = False
     app.conf.update(
-        # A wake-up is not the record: acknowledged early, it costs no bookkeeping, and none is redelivered.
-        task_acks_late=False,
         # An outage of Redis is no reason to end: Celery asks for ever, the supervisor decides otherwise.
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
@@ -77,8 +75,6 @@ def make_worker_app(settings: WorkerSettings, score: Callable[[Lane], None]) -> 
         worker_hijack_root_logger=False,
         # Flower and `celery events` list tasks with their runtimes; without a monitor an event is one PUBLISH.
         worker_send_task_events=True,
-        # The first signal drains through our own handler.
-        worker_soft_shutdown_timeout=0,
     )
 
     @app.task(name=SCORE_TASK, ignore_result=True)  # type: ignore[untyped-decorator]

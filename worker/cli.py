@@ -128,10 +128,10 @@ def start(*, local: bool, quiet: bool, **options: Any) -> None:
     # Until the worker's own handlers are there: it holds nothing yet, and its children end when it has ended.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(ExitCode.DONE))
     from worker.local import local_redis
-    from worker.service import run_worker
+    from worker.service import Service
 
     with local_redis() if local else nullcontext(options["redis_url"]) as url:
-        sys.exit(run_worker(_read_settings(options | {"redis_url": url}, quiet=quiet)))
+        sys.exit(Service(_read_settings(options | {"redis_url": url}, quiet=quiet)).run())
 
 
 @cli.command()

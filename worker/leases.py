@@ -50,7 +50,6 @@ class LeaseKeeper:
         worker_id: Random for each start of a process.
         lanes: Lanes that this worker listens on.
         about: What the worker says of itself, asked anew at each heartbeat.
-        watch: Called before each heartbeat; ends the worker if a part of it is stuck.
         on_fatal: Called with what a thread did not expect; the worker must end then, for leases to run out.
     """
 
@@ -61,7 +60,6 @@ class LeaseKeeper:
         *,
         lanes: tuple[Lane, ...],
         about: Callable[[], dict[str, Any]],
-        watch: Callable[[], None],
         on_fatal: Callable[[BaseException], None],
     ) -> None:
         self.moved_at = 0.0
@@ -70,7 +68,6 @@ class LeaseKeeper:
         self._worker_id = worker_id
         self._lanes = lanes
         self._about = about
-        self._watch = watch
         self._on_fatal = on_fatal
         self._held: set[Lease] = set()
         self._finished: deque[Finished] = deque()
@@ -193,7 +190,6 @@ class LeaseKeeper:
             self._try_beat()
 
     def _try_beat(self) -> None:
-        self._watch()
         try:
             self._void_claims()
             self._renew()

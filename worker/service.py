@@ -1,7 +1,7 @@
 """One worker from start to end: what is built in which order, and what is let go of in which.
 
     starting    Redis is reached, the checkpoint is verified, loaded and tried; nothing is claimed before
-    serving     Celery runs the feeders, the poller does when wake-ups are lost
+    serving     Celery runs the feeders; the poller does, too, when wake-ups are lost
     draining    first SIGTERM, or `celery control shutdown`: no more claims, the batch on the device is finished and
                 committed, the rest goes back
     ended       0 after a drain in time; 1 when the device is sick or stuck, or a part failed: the supervisor should
@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from queue import SimpleQueue
@@ -47,7 +48,6 @@ from worker.device.messages import LoadRequest
 from worker.device.process import DeviceProcess
 from worker.leases import LeaseKeeper, left_s
 from worker.outages import Outage
-from worker.poller import poll
 from worker.room import Room
 from worker.scorer import Scorer
 from worker.settings import WorkerSettings
@@ -57,6 +57,10 @@ from worker.versions import Versions
 
 PATIENCE_S = 1.0
 """The worker's threads wait for Redis themselves, and must notice meanwhile that they are told to stop."""
+
+SHORTEST_POLL_S = 0.25
+LONGEST_POLL_S = 2.0
+"""Work that no wake-up announces waits so long at most. A pause is a quarter of the time since there was work."""
 
 GIVE_BACK_S = 2.0
 """Seconds of a drain that are kept for giving leases back, a quarter of it at most."""
@@ -75,20 +79,6 @@ CELERY_GRACE_S = 5.0
 """Seconds that Celery has to end after the drain; it may be waiting for a Redis that is away."""
 
 log = logging.getLogger(__name__)
-
-
-def run_worker(settings: WorkerSettings) -> int:
-    """Build a worker and serve.
-
-    Returns:
-        The process's exit status.
-
-    Raises:
-        RedisUnavailableError: Redis did not come in time, or refuses us.
-        VersionError: There is no checkpoint, or it does not verify.
-        DeviceSickError: The golden sentences fail on this device.
-    """
-    return Service(settings).run()
 
 
 def reach_ledger(settings: WorkerSettings) -> Ledger:
@@ -127,7 +117,13 @@ def warn_of_surroundings(ledger: Ledger, *, current: str) -> None:
 
 
 class Service:
-    """A worker process: ``starting -> serving -> draining -> ended``."""
+    """A worker process: ``starting -> serving -> draining -> ended``.
+
+    Raises:
+        RedisUnavailableError: Redis did not come in time, or refuses us.
+        VersionError: There is no checkpoint, or it does not verify.
+        DeviceSickError: The golden sentences fail on this device.
+    """
 
     def __init__(self, settings: WorkerSettings) -> None:
         self.worker_id = uuid.uuid4().hex[:12]
@@ -145,7 +141,6 @@ class Service:
             self.worker_id,
             lanes=settings.lanes,
             about=self._about,
-            watch=self._end_if_stuck,
             on_fatal=self._fail,
         )
         self._room = Room()
@@ -175,7 +170,7 @@ class Service:
             )
             for lane in settings.lanes
         }
-        self._poller = threading.Thread(target=self._poll, name="poller", daemon=True)
+        self._poller = threading.Thread(target=self._guard, args=(self._poll,), name="poller", daemon=True)
 
     def _make_scorer(self, version: str, unmeasured_budget: int | None) -> Scorer:
         settings = self._settings
@@ -226,17 +221,37 @@ class Service:
 
     def _score(self, lane: Lane) -> None:
         """Run a lane's feeder. One that fails holds leases that no one would score: the worker must end."""
+        self._guard(self._feeders[lane].run)
+
+    def _guard(self, part: Callable[[], None]) -> None:
         try:
-            self._feeders[lane].run()
+            part()
         except BaseException as exc:  # a panic inside tokenizers is no Exception
             self._fail(exc)
 
     def _poll(self) -> None:
-        versions, stopping = self._versions.ready_versions, self._stopping
-        try:
-            poll(self._ledger, self._feeders, self._score, keeper=self._keeper, versions=versions, stopping=stopping)
-        except BaseException as exc:
-            self._fail(exc)
+        """Run the feeders of lanes that have work without a wake-up: these get lost with Redis, or a killed worker.
+
+        It asks the ledger whether a claim would do something, in one command for all lanes, which writes nothing.
+        Whatever waits starts the lane's feeder, and so does what any claim takes care of: an expired lease, a passed
+        deadline, a version that a job waits for.
+        """
+        feeding: dict[Lane, threading.Thread] = {}
+        pause_s = SHORTEST_POLL_S
+        while not self._stopping.wait(pause_s):
+            self._end_if_stuck()
+            idle = [lane for lane, feeder in self._feeders.items() if not feeder.is_running]
+            waiting: set[Lane] = set()
+            if idle and self._keeper.is_reachable:
+                with contextlib.suppress(RedisUnavailableError):  # the heartbeat reports it
+                    waiting = self._ledger.poll(idle, versions=self._versions.ready_versions())
+            for lane in waiting:
+                feeding[lane] = threading.Thread(target=self._score, args=(lane,), daemon=True)
+                feeding[lane].start()
+            quiet_s = time.monotonic() - self._keeper.moved_at
+            pause_s = min(LONGEST_POLL_S, max(SHORTEST_POLL_S, quiet_s / 4))
+        for thread in feeding.values():
+            thread.join()
 
     def _hear(self) -> None:
         """Begin the drain at the first signal, end it at another one or SIGQUIT: handlers themselves may do neither."""
