@@ -7,25 +7,27 @@ import logging
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from scorequeue import __version__
 from scorequeue.errors import ExitCode, ScorequeueError, UsageError
 
+if TYPE_CHECKING:
+    from worker.settings import WorkerSettings
+
 F = TypeVar("F", bound=Callable[..., Any])
 
-_told_to_leave = threading.Event()
 
-
-def _setting(flag: str, *names: str, **attributes: Any) -> Callable[[F], F]:
+def _setting(flag: str, text: str, *choices: str, name: str = "", metavar: str | None = None) -> Callable[[F], F]:
     """An option that is a setting too: its variable is named as the setting is."""
-    name = names[0] if names else flag.removeprefix("--").replace("-", "_")
-    return click.option(flag, *names, envvar=f"SCOREQUEUE_{name.upper()}", show_envvar=True, **attributes)
+    name = name or flag.removeprefix("--").replace("-", "_")
+    kind = click.Choice(choices) if choices else None
+    envvar = f"SCOREQUEUE_{name.upper()}"
+    return click.option(flag, name, envvar=envvar, show_envvar=True, type=kind, metavar=metavar, help=text)
 
 
 def _all_of(*options: Callable[[F], F]) -> Callable[[F], F]:
@@ -40,47 +42,62 @@ def _all_of(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 
 _shared = _all_of(
-    _setting("--redis-url", metavar="URL", help="Redis."),
-    _setting("--namespace", help="Prefix of every key in Redis."),
-    _setting(
-        "--log-level",
-        type=click.Choice(["debug", "info", "warning", "error"]),
-        help="Least level that is logged; default: info.",
-    ),
-    _setting(
-        "--log-format",
-        type=click.Choice(["text", "json"]),
-        help="How log lines look; default: text.",
-    ),
+    _setting("--redis-url", "Redis.", metavar="URL"),
+    _setting("--namespace", "Prefix of every key in Redis."),
+    _setting("--log-level", "Least level that is logged; default: info.", "debug", "info", "warning", "error"),
+    _setting("--log-format", "How log lines look; default: text.", "text", "json"),
     click.option("--quiet", is_flag=True, help="Log warnings and errors only."),
 )
 """The options that every command takes."""
 
+_BACKEND = "auto takes torch where there is a GPU, else openvino."
+_DTYPE = "Number format of the weights; auto takes bfloat16 where the device has it natively."
+
 _model_options = _all_of(
-    _setting("--registry", help="Folder of checkpoint versions."),
-    _setting("--device", help="auto, cpu, cuda or cuda:N."),
-    _setting(
-        "--backend",
-        type=click.Choice(["auto", "torch", "openvino", "fake"]),
-        help="auto takes torch where there is a GPU, else openvino.",
-    ),
-    _setting(
-        "--dtype",
-        type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-        help="Number format of the weights; auto takes bfloat16 where the device has it natively.",
-    ),
-    _setting(
-        "--token-budget",
-        metavar="auto|N",
-        help="Most padded tokens in a batch.",
-    ),
-    _setting(
-        "--cache-dir",
-        metavar="DIR",
-        help="Where converted models and token budgets are kept.",
-    ),
+    _setting("--registry", "Folder of checkpoint versions."),
+    _setting("--device", "auto, cpu, cuda or cuda:N."),
+    _setting("--backend", _BACKEND, "auto", "torch", "openvino", "fake"),
+    _setting("--dtype", _DTYPE, "auto", "float32", "bfloat16", "float16"),
+    _setting("--token-budget", "Most padded tokens in a batch.", metavar="auto|N"),
+    _setting("--cache-dir", "Where converted models and token budgets are kept.", metavar="DIR"),
 )
 """The options that say what is run on which device."""
+
+_START_TIMEOUT = "Time to wait for a Redis that is away or takes no writes; default: 60s."
+_DRAIN_TIMEOUT = "Time to finish the batch on the device after SIGTERM."
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Turn what goes wrong into one line and the exit code of its class. A decorator, too."""
+    try:
+        yield
+    except ScorequeueError as exc:
+        click.echo(f"Error: {exc}", err=True)
+        sys.exit(exc.exit_code)
+    except ModuleNotFoundError as exc:
+        if exc.name in ("celery", "kombu", "torch", "transformers", "tokenizers", "numpy", "safetensors", "openvino"):
+            click.echo(f'Error: {exc.name} is not installed; run: pip install "scorequeue[worker]"', err=True)
+            sys.exit(ExitCode.USAGE)
+        raise
+    except KeyboardInterrupt:
+        sys.exit(ExitCode.INTERRUPTED)
+    except Exception as exc:
+        logging.getLogger("worker").exception("unexpected error")
+        click.echo(f"Error: unexpected {type(exc).__name__}: {exc}; the log has the trace", err=True)
+        sys.exit(ExitCode.UNEXPECTED)
+
+
+def _read_settings(options: Mapping[str, Any], *, quiet: bool) -> WorkerSettings:
+    """Read the settings, and set up logging."""
+    from scorequeue.logs import configure
+    from scorequeue.masking import secrets_of
+    from worker.settings import WorkerSettings
+
+    settings = WorkerSettings.load(**options)
+    level = "warning" if quiet else settings.log_level
+    configure(level, settings.log_format, secrets=secrets_of(settings.redis_url))
+    return settings
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -92,20 +109,11 @@ def cli() -> None:
 @cli.command()
 @_shared
 @_model_options
-@_setting("--lanes", help="express,bulk or one of them.")
-@_setting(
-    "--start-timeout",
-    "start_timeout_s",
-    metavar="DURATION",
-    help="Time to wait for a Redis that is away or takes no writes; default: 60s.",
-)
-@_setting(
-    "--drain-timeout",
-    "drain_timeout_s",
-    metavar="DURATION",
-    help="Time to finish the batch on the device after SIGTERM.",
-)
+@_setting("--lanes", "express,bulk or one of them.")
+@_setting("--start-timeout", _START_TIMEOUT, name="start_timeout_s", metavar="DURATION")
+@_setting("--drain-timeout", _DRAIN_TIMEOUT, name="drain_timeout_s", metavar="DURATION")
 @click.option("--local", is_flag=True, help="Start an embedded Redis in .scorequeue/, or join the one that runs there.")
+@_errors()
 def start(*, local: bool, quiet: bool, **options: Any) -> None:
     r"""Start a worker in the foreground.
 
@@ -117,26 +125,19 @@ def start(*, local: bool, quiet: bool, **options: Any) -> None:
     Example:
       worker start --local
     """
-    # Until the worker's own handlers are there: what was started so far, such as an embedded Redis, is ended on the
-    # way.
-    signal.signal(signal.SIGTERM, _leave)
-    with _errors():
-        from worker.local import LocalRedis
-        from worker.service import run_worker
-        from worker.settings import WorkerSettings
+    # Until the worker's own handlers are there: it holds nothing yet, and its children end when it has ended.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(ExitCode.DONE))
+    from worker.local import local_redis
+    from worker.service import Service
 
-        if local:
-            with LocalRedis() as server:
-                settings = WorkerSettings.load(**{**options, "redis_url": server.url})
-                status = _run(run_worker, settings, quiet=quiet)
-        else:
-            status = _run(run_worker, WorkerSettings.load(**options), quiet=quiet)
-    sys.exit(status)
+    with local_redis() if local else nullcontext(options["redis_url"]) as url:
+        sys.exit(Service(_read_settings(options | {"redis_url": url}, quiet=quiet)).run())
 
 
 @cli.command()
 @_shared
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_errors()
 def status(*, as_json: bool, quiet: bool, **options: Any) -> None:
     r"""Show the live workers.
 
@@ -148,20 +149,37 @@ def status(*, as_json: bool, quiet: bool, **options: Any) -> None:
     Example:
       worker status --json
     """
-    with _errors():
-        from scorequeue.ledger import Ledger
-        from worker.settings import WorkerSettings
-        from worker.telling import lines_of
+    from scorequeue.ledger import Ledger
 
-        settings = WorkerSettings.load(**options)
-        workers = Ledger.connect(settings).workers()
-        if as_json:
-            click.echo(json.dumps(workers, indent=2))
-        elif not workers:
-            click.echo("no live worker; start one with: worker start", err=True)
-        for worker in [] if as_json else workers:
-            for line in lines_of(worker):
-                click.echo(line)
+    workers = Ledger.connect(_read_settings(options, quiet=quiet)).workers()
+    if as_json:
+        click.echo(json.dumps(workers, indent=2))
+        return
+    for line in [line for worker in workers for line in lines_of(worker)]:
+        click.echo(line)
+    if not workers:
+        click.echo("no live worker; start one with: worker start", err=True)
+
+
+def lines_of(about: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line on what a worker runs and has done, and an indented one for each thing that is not well.
+
+    Args:
+        about: What it says of itself; a worker of an older program may leave something out.
+    """
+    where = f"{about.get('host')}:{about.get('pid')}"
+    how = f"{about.get('backend')} {about.get('dtype')} on {about.get('device')}"
+    lanes = ",".join(about.get("lanes", []))
+    older = [version for version in about.get("ready_versions", []) if version != about.get("model_version")]
+    versions = f"{about.get('model_version')}" + (f" (and {', '.join(older)})" if older else "")
+    yield f"{about['id']}  {where}  {how}  {versions}  {lanes}  {about.get('rows')} rows"
+    if about.get("memory_errors"):
+        budget = f"the token budget is {about.get('token_budget', 0):,} now"
+        yield f"  the device had no memory for {about['memory_errors']:,} batches; {budget}"
+    if about.get("registry_error"):
+        yield f"  cannot read what is current: {about['registry_error']}"
+    for version, why in (about.get("failed_versions") or {}).items():
+        yield f"  cannot load {version}: {why}"
 
 
 @cli.command()
@@ -170,6 +188,7 @@ def status(*, as_json: bool, quiet: bool, **options: Any) -> None:
 @click.option("--model-version", metavar="V", help="Version to measure; default: the current one.")
 @click.option("--sentences", type=click.Path(), metavar="FILE", help="A sentence a line; default: the golden ones.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_errors()
 def bench(*, model_version: str | None, sentences: str | None, as_json: bool, quiet: bool, **options: Any) -> None:
     r"""Measure how fast this machine runs a version, and with which backend, dtype and token budget.
 
@@ -181,28 +200,23 @@ def bench(*, model_version: str | None, sentences: str | None, as_json: bool, qu
     Example:
       worker bench --sentences in.txt
     """
-    with _errors():
-        from dataclasses import asdict
-        from pathlib import Path
+    from dataclasses import asdict
+    from pathlib import Path
 
-        from worker import bench as benching
-        from worker.settings import WorkerSettings
+    from worker import bench as benching
 
-        settings = WorkerSettings.load(**options)
-        _log(settings, quiet=quiet)
-        texts = benching.read_sentences(Path(sentences)) if sentences else []
-        results = []
-        for result in benching.run_bench(settings, texts, version=model_version):
-            results.append(result)
-            if not quiet:
-                how = "measured" if result.failed is None else "cannot run"
-                click.echo(f"{how} {result.backend} {result.dtype}", err=True)
-        if as_json:
-            click.echo(json.dumps([asdict(result) for result in results], indent=2))
-        else:
-            click.echo(benching.table_of(results))
-        if all(result.failed is not None for result in results if benching.is_asked_for(result, settings)):
-            raise UsageError("expected a way that runs on this machine, got none; the reasons are above")
+    settings = _read_settings(options, quiet=quiet)
+    texts = benching.read_sentences(Path(sentences)) if sentences else []
+    results = []
+    for result in benching.run_bench(settings, texts, version=model_version):
+        results.append(result)
+        if not quiet:
+            how = "measured" if result.failed is None else "cannot run"
+            click.echo(f"{how} {result.backend} {result.dtype}", err=True)
+    made = json.dumps([asdict(result) for result in results], indent=2) if as_json else benching.table_of(results)
+    click.echo(made)
+    if all(result.failed is not None for result in results if benching.is_asked_for(result, settings)):
+        raise UsageError("expected a way that runs on this machine, got none; the reasons are above")
 
 
 @cli.command()
@@ -224,63 +238,10 @@ def completion(*, shell: str) -> None:
     click.echo(made(cli, {}, "worker", "_WORKER_COMPLETE").source())
 
 
-def main() -> NoReturn:
+def main() -> None:
     """Entry point of the ``worker`` command."""
     # Read when torch is loaded, which may be to look for a GPU: see worker/backends/torch.py, which comes later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Chunks are tokenised several at once, each by one thread.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     cli(prog_name="worker")
-    sys.exit(0)
-
-
-def _leave(signum: int, frame: Any) -> NoReturn:
-    """End a worker that is told to stop before it serves: it holds nothing yet."""
-    _told_to_leave.set()
-    sys.exit(ExitCode.DONE)
-
-
-def _run(run_worker: Any, settings: Any, *, quiet: bool) -> int:
-    _log(settings, quiet=quiet)
-    return int(run_worker(settings))
-
-
-def _log(settings: Any, *, quiet: bool) -> None:
-    from scorequeue.logs import configure
-    from scorequeue.masking import secrets_of
-
-    level = "warning" if quiet else settings.log_level
-    configure(level, settings.log_format, secrets=secrets_of(settings.redis_url))
-
-
-@contextmanager
-def _leaving() -> Iterator[None]:
-    """Leave when told to, though what was interrupted made an error of it: C++ modules do while they are imported."""
-    try:
-        yield
-    except Exception:
-        if _told_to_leave.is_set():
-            sys.exit(ExitCode.DONE)
-        raise
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """Turn what goes wrong into one line and the exit code of its class."""
-    try:
-        with _leaving():
-            yield
-    except ScorequeueError as exc:
-        click.echo(f"Error: {exc}", err=True)
-        sys.exit(exc.exit_code)
-    except ModuleNotFoundError as exc:
-        if exc.name in ("celery", "kombu", "torch", "transformers", "tokenizers", "numpy", "safetensors", "openvino"):
-            click.echo(f'Error: {exc.name} is not installed; run: pip install "scorequeue[worker]"', err=True)
-            sys.exit(ExitCode.USAGE)
-        raise
-    except KeyboardInterrupt:
-        sys.exit(ExitCode.INTERRUPTED)
-    except Exception as exc:
-        logging.getLogger("worker").exception("unexpected error")
-        click.echo(f"Error: unexpected {type(exc).__name__}: {exc}; the log has the trace", err=True)
-        sys.exit(ExitCode.UNEXPECTED)

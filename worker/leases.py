@@ -5,10 +5,10 @@ Two threads, so that a slow commit never delays a renewal:
     heartbeat   every third of a lease: a sign of life, and all held leases renewed
     committer   takes finished chunks as they come, and writes all that wait in one round trip
 
-A lease is ``held`` from the claim until its commit was answered, it was released, or the ledger says it is somebody
-else's. Redis that goes away stops neither thread: the heartbeat tries until it answers, the committer waits for that,
-and the token decides then. What is
-still held when the worker goes is given back for as long as its time allows: a lease that runs out counts as a death.
+A lease is ``held`` from the claim until its commit was answered, it was released, or the ledger says that it is lost.
+While Redis is away the heartbeat tries until it answers, the committer waits for that, and the token decides then.
+What is still held when the worker goes is given back as long as its time allows: a lease that runs out counts as a
+death.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any
 
 from scorequeue.errors import ProtocolTooNewError, RedisUnavailableError
@@ -49,7 +50,6 @@ class LeaseKeeper:
         worker_id: Random for each start of a process.
         lanes: Lanes that this worker listens on.
         about: What the worker says of itself, asked anew at each heartbeat.
-        watch: Called before each heartbeat; ends the worker if a part of it is stuck.
         on_fatal: Called with what a thread did not expect; the worker must end then, for leases to run out.
     """
 
@@ -60,11 +60,11 @@ class LeaseKeeper:
         *,
         lanes: tuple[Lane, ...],
         about: Callable[[], dict[str, Any]],
-        watch: Callable[[], None],
         on_fatal: Callable[[BaseException], None],
     ) -> None:
+        self.moved_at = 0.0
+        """When a chunk was last claimed or scored, on the monotonic clock; 0 before the first."""
         self._ledger = ledger
-        self._watch = watch
         self._worker_id = worker_id
         self._lanes = lanes
         self._about = about
@@ -73,12 +73,10 @@ class LeaseKeeper:
         self._finished: deque[Finished] = deque()
         self._unanswered: list[str] = []
         self._ledger_name = ""
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
+        self._changed = threading.Condition()
         self._stopping = threading.Event()
         self._beat_now = threading.Event()
         self._outage = Outage()
-        self._moved_at = 0.0
         self._has_failed = False
         self._heartbeat = threading.Thread(target=self._guard, args=(self._beat_on,), name="heartbeat", daemon=True)
         self._committer = threading.Thread(target=self._guard, args=(self._write,), name="committer", daemon=True)
@@ -87,11 +85,6 @@ class LeaseKeeper:
     def held(self) -> int:
         """How many leases are held."""
         return len(self._held)
-
-    @property
-    def moved_at(self) -> float:
-        """When a chunk was last claimed or scored, on the monotonic clock; 0 before the first."""
-        return self._moved_at
 
     @property
     def is_behind(self) -> bool:
@@ -112,20 +105,14 @@ class LeaseKeeper:
     def hold(self, leases: Iterable[Lease]) -> None:
         """Renew these from now on."""
         claimed = list(leases)
-        if not claimed:  # no sign that anything moves
-            return
-        with self._lock:
-            self._held.update(claimed)
-            self._moved_at = time.monotonic()
+        if claimed:  # else there is no sign that anything moves
+            with self._changed:
+                self._held.update(claimed)
+                self.moved_at = time.monotonic()
 
     def give_up_claim(self, token: str, error: RedisUnavailableError) -> None:
-        """Give back, when Redis answers, what a claim without an answer has leased.
-
-        Args:
-            token: The claim's.
-            error: Why there was no answer.
-        """
-        with self._lock:
+        """Give back, when Redis answers, what the claim with this token, which got no answer, has leased."""
+        with self._changed:
             self._unanswered.append(token)
         self._note_outage(error)
 
@@ -133,7 +120,7 @@ class LeaseKeeper:
         """Commit a scored chunk soon. Never blocks: the scorer calls it."""
         with self._changed:
             self._finished.append(finished)
-            self._moved_at = time.monotonic()
+            self.moved_at = time.monotonic()
             self._changed.notify()
 
     def release(self, leases: Iterable[Lease], *, timeout_s: float = RELEASE_S) -> None:
@@ -144,7 +131,7 @@ class LeaseKeeper:
             timeout_s: How long it is tried while Redis is away. After that they run out by themselves.
         """
         given_back = list(leases)
-        with self._lock:
+        with self._changed:
             self._held.difference_update(given_back)
         try:
             self._ledger.patient(timeout_s).release(given_back)
@@ -175,12 +162,12 @@ class LeaseKeeper:
         # What is on its way ends first: a commit would meet a lease given back, a renewal list the worker again.
         for thread in (self._committer, self._heartbeat):
             if thread.is_alive():
-                thread.join(_left_s(give_up_at) / 2)
-        with self._lock:
-            rest, unanswered = list(self._held), list(self._unanswered)
-        self.release(rest, timeout_s=_left_s(give_up_at))
+                thread.join(left_s(give_up_at) / 2)
+        with self._changed:
+            held, unanswered = list(self._held), list(self._unanswered)
+        self.release(held, timeout_s=left_s(give_up_at))
         # Neither is insisted on, or each idle worker would wait for the end of an outage: what a claim without an
-        # answer has leased is mostly nothing, and whoever gives no sign of life is not counted a lease later.
+        # answer has leased is mostly nothing, and a worker that gives no sign of life is not counted a lease later.
         with contextlib.suppress(RedisUnavailableError):
             self._ledger.until(give_up_at).void(unanswered)
             self._ledger.depart(self._worker_id, self._lanes)
@@ -188,18 +175,15 @@ class LeaseKeeper:
     def _guard(self, loop: Callable[[], None]) -> None:
         try:
             loop()
-        except BaseException as exc:  # whatever it was, nobody renews or commits now
+        except BaseException as exc:  # whatever it was, nothing is renewed or committed now
             with self._changed:
                 self._has_failed = True
                 self._changed.notify_all()
-            if not isinstance(exc, ProtocolTooNewError):
-                log.exception("the lease keeper failed", extra=fields("keeper_failed"))
             self._on_fatal(exc)
 
     def _beat_on(self) -> None:
-        pause_s = self._ledger.lease_ms / 3000
         while True:
-            self._beat_now.wait(self._outage.pause_s if self._outage.is_on else pause_s)
+            self._beat_now.wait(self._outage.pause_s if self._outage.is_on else self._ledger.lease_ms / 3000)
             self._beat_now.clear()
             if self._stopping.is_set():
                 return
@@ -207,32 +191,34 @@ class LeaseKeeper:
 
     def _try_beat(self) -> None:
         try:
-            self._beat()
-        except ProtocolTooNewError:
+            self._void_claims()
+            self._renew()
+        except ProtocolTooNewError:  # here only: whoever meets it first waits for this heartbeat
             raise
         except RedisUnavailableError as exc:
             self._outage.begin(exc)
         else:
             self._outage.end()
 
-    def _beat(self) -> None:
-        self._watch()
-        with self._lock:
-            held, unanswered = list(self._held), list(self._unanswered)
+    def _void_claims(self) -> None:
+        with self._changed:
+            unanswered = list(self._unanswered)
         if unanswered:
             released = self._ledger.void(unanswered)
-            with self._lock:
+            with self._changed:
                 del self._unanswered[: len(unanswered)]
             log.info("claims without an answer went back", extra=fields("claims_voided", leases=released))
+
+    def _renew(self) -> None:
+        with self._changed:
+            held = list(self._held)
         is_first = not self._ledger_name
         renewal = self._ledger.renew(self._worker_id, self._about(), self._lanes, held, is_first=is_first)
-        if is_first:
-            self._ledger_name = renewal.ledger_name
-        if renewal.ledger_name != self._ledger_name:
+        if not is_first and renewal.ledger_name != self._ledger_name:
             facts = fields("ledger_replaced", lost=len(renewal.lost))
             log.warning("Redis was emptied or replaced; its jobs are gone, new ones are served", extra=facts)
-            self._ledger_name = renewal.ledger_name
-        with self._lock:
+        self._ledger_name = renewal.ledger_name
+        with self._changed:
             # What was committed meanwhile is not lost, and what the committer has in hand it will be told itself.
             lost = renewal.lost & self._held - {finished.lease for finished in self._finished}
             self._held -= lost
@@ -241,43 +227,38 @@ class LeaseKeeper:
             log.warning("leases were lost; their scores will be refused", extra=facts)
 
     def _write(self) -> None:
+        """Commit what is finished until the worker stops, which then gives back what is left."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._finished or self._stopping.is_set())
-                batch = [self._finished[i] for i in range(min(COMMITS_AT_ONCE, len(self._finished)))]
-            if not batch:
-                return
+                batch = list(islice(self._finished, COMMITS_AT_ONCE))
             outcomes = self._commit([finished.made() for finished in batch])
-            if outcomes is None:
+            if not outcomes:
                 return
-            refused = [at for at, outcome in enumerate(outcomes) if outcome.startswith("refused")]
-            if refused:
-                again = self._commit([batch[at].fail() for at in refused])
-                if again is None:
+            for at in [at for at, outcome in enumerate(outcomes) if outcome.startswith("refused")]:
+                again = self._commit([batch[at].fail()])
+                if not again:
                     return
-                for at, outcome in zip(refused, again, strict=True):
-                    facts = fields("commit_refused", chunk=batch[at].lease.chunk, why=outcomes[at], then=outcome)
-                    log.error("results did not fit their chunk; its rows fail", extra=facts)
-                    outcomes[at] = outcome
+                facts = fields("commit_refused", chunk=batch[at].lease.chunk, why=outcomes[at], then=again[0])
+                log.error("results did not fit their chunk; its rows fail", extra=facts)
+                outcomes[at] = again[0]
             with self._changed:
                 for finished in batch:
                     self._finished.popleft()
                     self._held.discard(finished.lease)
-                    self._changed.notify_all()
+                self._changed.notify_all()
             _log_rejected(batch, outcomes)
 
-    def _commit(self, commits: list[Commit]) -> list[str] | None:
-        """Commit until Redis answers; None when the worker is stopped first, which then gives the leases back."""
-        while not self._stopping.is_set():
+    def _commit(self, commits: list[Commit]) -> list[str]:
+        """Commit until Redis answers; nothing when there is nothing, or the worker is stopped first."""
+        while commits and not self._stopping.is_set():
             if not self._outage.is_on:
                 try:
                     return self._ledger.commit(commits)
-                except ProtocolTooNewError:
-                    raise
                 except RedisUnavailableError as exc:
                     self._note_outage(exc)
             self._stopping.wait(FIRST_PAUSE_S)
-        return None
+        return []
 
     def _note_outage(self, error: RedisUnavailableError) -> None:
         """Stop claims and commits until the next heartbeat gets through."""
@@ -294,5 +275,6 @@ def _log_rejected(batch: list[Finished], outcomes: list[str]) -> None:
         log.log(level, "scores were refused", extra=fields("scores_refused", job_id=job_id, chunks=chunks, why=why))
 
 
-def _left_s(give_up_at: float) -> float:
+def left_s(give_up_at: float) -> float:
+    """Seconds until a time of the monotonic clock, 0 when it is over."""
     return max(0.0, give_up_at - time.monotonic())

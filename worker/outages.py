@@ -26,17 +26,13 @@ log = logging.getLogger(__name__)
 
 
 class Outage:
-    """Whether Redis is away, and for how long. Safe to use from several threads.
-
-    Args:
-        clock: Monotonic, in seconds.
-    """
+    """Whether Redis is away, and for how long. Safe to use from several threads."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._began_at: float | None = None
-        self._logged_at: float | None = None
+        self._log_at = float("-inf")
         self._is_logged = False
 
     @property
@@ -47,21 +43,18 @@ class Outage:
     @property
     def pause_s(self) -> float:
         """Seconds until the next try: a quarter of the outage so far, within limits."""
-        began_at = self._began_at
-        lasted_s = 0.0 if began_at is None else self._clock() - began_at
-        return min(max(FIRST_PAUSE_S, lasted_s / 4), LONGEST_PAUSE_S)
+        now = self._clock()
+        return min(max(FIRST_PAUSE_S, (now - (self._began_at or now)) / 4), LONGEST_PAUSE_S)
 
     def begin(self, error: RedisUnavailableError) -> None:
-        """Note that a verb failed. It is logged when the outage begins, and once a minute after that."""
+        """Note that a verb failed; logged when the outage begins, and at most once a minute."""
         with self._lock:
             now = self._clock()
-            if self._began_at is None:
-                self._began_at = now
-            if self._logged_at is not None and now - self._logged_at < LOG_EVERY_S:
+            self._began_at = self._began_at or now
+            if now < self._log_at:
                 return
-            self._logged_at, self._is_logged = now, True
-            lasted_s = round(now - self._began_at)
-        facts = fields("redis_away", error=str(error), lasted_s=lasted_s)
+            self._log_at, self._is_logged = now + LOG_EVERY_S, True
+            facts = fields("redis_away", error=str(error), lasted_s=round(now - self._began_at))
         log.warning("Redis is away, or takes no writes; scores are kept until it does", extra=facts)
 
     def end(self) -> None:
@@ -69,7 +62,7 @@ class Outage:
         with self._lock:
             if self._began_at is None:
                 return
-            lasted_s = self._clock() - self._began_at
+            facts = fields("redis_back", lasted_s=round(self._clock() - self._began_at, 1))
             was_logged, self._is_logged, self._began_at = self._is_logged, False, None
         if was_logged:
-            log.info("Redis is back", extra=fields("redis_back", lasted_s=round(lasted_s, 1)))
+            log.info("Redis is back", extra=facts)

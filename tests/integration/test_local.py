@@ -17,9 +17,9 @@ import redis
 from tests.processes import environment, until
 from tests.servers import RedisServer
 from tests.tiny import publish_tiny
-from worker.local import LocalRedis
+from worker.local import local_redis
 
-IMPORTS = "import time\nfrom pathlib import Path\nfrom worker.local import LocalRedis\n"
+IMPORTS = "import time\nfrom pathlib import Path\nfrom worker.local import local_redis\n"
 
 
 @pytest.fixture(scope="module")
@@ -38,25 +38,25 @@ def answers(url: str) -> bool:
 
 
 def test_second_user_joins_and_the_last_one_stops_the_server(tmp_path: Path) -> None:
-    with LocalRedis(tmp_path) as first:
-        with LocalRedis(tmp_path) as second:
-            assert second.url == first.url
-        assert answers(first.url)
+    with local_redis(tmp_path) as first:
+        with local_redis(tmp_path) as second:
+            assert second == first
+        assert answers(first)
 
-    until(lambda: not answers(first.url), what="a server that stopped")
+    until(lambda: not answers(first), what="a server that stopped")
     assert not (tmp_path / "local.json").exists()
 
 
 def test_jobs_survive_a_stop(tmp_path: Path) -> None:
-    with LocalRedis(tmp_path) as server, redis.Redis.from_url(server.url) as client:
+    with local_redis(tmp_path) as url, redis.Redis.from_url(url) as client:
         client.set("kept", "yes")
 
-    with LocalRedis(tmp_path) as server, redis.Redis.from_url(server.url) as client:
+    with local_redis(tmp_path) as url, redis.Redis.from_url(url) as client:
         assert client.get("kept") == b"yes"
 
 
 def test_killed_user_leaves_no_server_behind(tmp_path: Path) -> None:
-    code = f"with LocalRedis(Path({str(tmp_path)!r})): print('up', flush=True); time.sleep(60)"
+    code = f"with local_redis(Path({str(tmp_path)!r})): print('up', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", IMPORTS + code], stdout=subprocess.PIPE) as user:
         assert user.stdout is not None
         assert user.stdout.readline() == b"up\n"
@@ -64,21 +64,21 @@ def test_killed_user_leaves_no_server_behind(tmp_path: Path) -> None:
         user.kill()
 
     until(lambda: not Path(f"/proc/{left['pid']}").exists(), what="the end of the server that was left")
-    with LocalRedis(tmp_path) as heir:
-        assert answers(heir.url)
+    with local_redis(tmp_path) as heir:
+        assert answers(heir)
 
 
 def test_who_comes_while_the_server_stops_gets_a_new_one(tmp_path: Path) -> None:
     """The one that stops still writes the append-only file, so the next one must wait for its end."""
-    with LocalRedis(tmp_path) as first:
+    with local_redis(tmp_path) as first:
         pid = json.loads((tmp_path / "local.json").read_text())["pid"]
-        with redis.Redis.from_url(first.url) as client:
+        with redis.Redis.from_url(first) as client:
             client.set("kept", "yes")
         os.kill(pid, signal.SIGSTOP)
     until(lambda: not (tmp_path / "local.json").exists(), what="a server that is told to stop")
     code = (
-        f"with LocalRedis(Path({str(tmp_path)!r})) as server:\n"
-        " import redis; print(redis.Redis.from_url(server.url).get('kept'))"
+        f"with local_redis(Path({str(tmp_path)!r})) as server:\n"
+        " import redis; print(redis.Redis.from_url(server).get('kept'))"
     )
     with subprocess.Popen([sys.executable, "-c", IMPORTS + code], stdout=subprocess.PIPE, text=True) as second:
         with pytest.raises(subprocess.TimeoutExpired):
@@ -135,8 +135,8 @@ def test_note_of_a_server_that_is_gone_harms_nobody(tmp_path: Path, redis_server
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as innocent:
         (tmp_path / "local.json").write_text(json.dumps({"url": redis_server.url, "pid": innocent.pid}))
 
-        with LocalRedis(tmp_path) as server:
-            assert server.url != redis_server.url
+        with local_redis(tmp_path) as server:
+            assert server != redis_server.url
 
         assert innocent.poll() is None
         innocent.kill()
@@ -146,9 +146,9 @@ def test_note_of_a_server_that_is_gone_harms_nobody(tmp_path: Path, redis_server
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc to tell a stopped server from a dead one")
 def test_server_that_is_slow_is_waited_for_not_replaced(tmp_path: Path) -> None:
     """Two servers would write one append-only file, and ruin it."""
-    with LocalRedis(tmp_path) as first:
+    with local_redis(tmp_path) as first:
         pid = json.loads((tmp_path / "local.json").read_text())["pid"]
-        code = f"with LocalRedis(Path({str(tmp_path)!r})) as server: print(server.url)"
+        code = f"with local_redis(Path({str(tmp_path)!r})) as server: print(server)"
         os.kill(pid, signal.SIGSTOP)
         with subprocess.Popen([sys.executable, "-c", IMPORTS + code], stdout=subprocess.PIPE, text=True) as second:
             with pytest.raises(subprocess.TimeoutExpired):
@@ -156,4 +156,4 @@ def test_server_that_is_slow_is_waited_for_not_replaced(tmp_path: Path) -> None:
             os.kill(pid, signal.SIGCONT)
             said, _ = second.communicate(timeout=30)
 
-        assert said.strip() == first.url
+        assert said.strip() == first

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +14,7 @@ from celery.worker import state as celery_state
 from celery.worker.consumer.connection import Connection
 from kombu.transport import redis, virtual
 
-from worker.app import STOP_SIGNALS, CeleryWorker, ScoreWorker, make_worker_app
+from worker.app import STOP_SIGNALS, ScoreWorker, install_stop_handlers, make_worker_app, run_celery
 from worker.settings import WorkerSettings
 
 
@@ -43,8 +42,9 @@ def test_signals_are_ours_while_celery_starts(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(WorkController, "start", start)
     settings = WorkerSettings()
 
+    install_stop_handlers(heard.append)
     app = make_worker_app(settings, lambda lane: None)
-    CeleryWorker(app, settings, worker_id="w", stopping=threading.Event(), on_signal=heard.append).run()
+    run_celery(app, settings, worker_id="w", on_stop=lambda: None)
 
     # Looked at before they are called: Celery's would start this very test run anew.
     assert {handler.__module__ for handler in handlers} == {"worker.app"}

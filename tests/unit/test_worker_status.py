@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker.telling import lines_of
+from worker.cli import lines_of
 
 ABOUT = {
     "id": "w1", "host": "h", "pid": 7, "backend": "torch", "dtype": "float32", "device": "cpu", "model_version": "v2",
