@@ -39,7 +39,7 @@ WIDTHS_PER_DOUBLING = 16
 EXPRESS_WINDOW_ROWS = 512
 """Most rows of an express window. Of a thousand waiting sentences, sorted by 128, 8 % is padding; by 512, 2 %."""
 
-SINGLY = 256
+SINGLY = 1_024
 """Rows that are tried one by one after a loss, because each further loss costs the start of a process."""
 
 

@@ -12,6 +12,8 @@ import itertools
 import math
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 from multiprocessing.connection import Connection, Pipe
@@ -20,6 +22,9 @@ from typing import Any
 from scorequeue.errors import ExitCode
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+
+SOCKET_S = 10
+"""Seconds that the child may leave a message half read or half written: it reads at once, so then it is stopped."""
 
 _PR_SET_PDEATHSIG = 1
 _LOOK_S = 0.25
@@ -39,6 +44,9 @@ class Child:
 
     def __init__(self, module: str) -> None:
         self._connection, theirs = Pipe()
+        with socket.socket(fileno=os.dup(self._connection.fileno())) as ours:
+            for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+                ours.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", SOCKET_S, 0))  # struct timeval
         path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # inherited, so there is no moment without it
         try:

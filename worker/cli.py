@@ -176,6 +176,8 @@ def lines_of(about: Mapping[str, Any]) -> Iterator[str]:
     if about.get("memory_errors"):
         budget = f"the token budget is {about.get('token_budget', 0):,} now"
         yield f"  the device had no memory for {about['memory_errors']:,} batches; {budget}"
+    if about.get("loading_version"):
+        yield f"  loads {about['loading_version']}"
     if about.get("registry_error"):
         yield f"  cannot read what is current: {about['registry_error']}"
     for version, why in (about.get("failed_versions") or {}).items():

@@ -283,7 +283,7 @@ class Service:
         give_up_at = time.monotonic() + 0.95 * timeout_s  # the rest is for the end itself, on a busy machine
         work_ends_at = give_up_at - min(GIVE_BACK_S, timeout_s / 4)
         log.info("worker drains", extra=fields("drain", timeout_s=timeout_s))
-        overdue = threading.Timer(timeout_s, self._end_now, ["drain timed out"])
+        overdue = threading.Timer(timeout_s, self._end_now, ["drain timed out"], {"give_back_s": 0.5})
         overdue.daemon = True
         overdue.start()
 
@@ -306,7 +306,7 @@ class Service:
         os._exit(self._exit_status())  # Celery still waits for a Redis that is away; nothing of ours is left
 
     def _end_now(self, why: str, *, give_back_s: float = 0.0) -> None:
-        """End before the drain does. It has been giving back for a while when it is overdue: no more time for that."""
+        """End before the drain does."""
         if self._drained.is_set():
             return
         log.warning("worker ends now; leases go back", extra=fields("hurry", why=why))
@@ -343,6 +343,7 @@ class Service:
             "dtype": loaded.dtype,
             "model_version": scorer.version,
             "ready_versions": self._versions.ready_versions(),
+            "loading_version": self._versions.loading_version,
             "failed_versions": self._versions.failed_versions(),
             "registry_error": self._versions.registry_error,
             "token_budget": scorer.token_budget,

@@ -30,6 +30,9 @@ from worker.cpu import usable_cpus
 
 CHILD_MODULE = "worker.tokenizing"
 
+START_S = 60.0
+"""Seconds that such a process may take to start."""
+
 ANSWER_S = 10.0
 """Seconds that a child may take for the texts of a chunk: they are thousands in a second."""
 
@@ -186,7 +189,11 @@ class TokenizerProcess:
     """A child process that tokenises, started anew when it is lost; for one thread."""
 
     def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
         self._child = Child(CHILD_MODULE)
+        self._child.receive(START_S)  # it is there: the time for an answer does not hold its start
 
     def encode(self, files: TokenizerFiles, chunks: Sequence[Sequence[str]]) -> list[Encodings]:
         """Tokenise the texts of chunks there; raises TokenizingError, or ChildLostError without an answer in time."""
@@ -194,7 +201,7 @@ class TokenizerProcess:
             answer: list[Encodings] | TokenizingError = self._child.call((files, chunks), timeout_s=ANSWER_S)
         except ChildLostError:
             self._child.close()
-            self._child = Child(CHILD_MODULE)
+            self._start()
             raise
         if isinstance(answer, TokenizingError):
             raise answer
@@ -263,6 +270,7 @@ def main() -> None:
     """Tokenise for the worker until it goes."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     with closing(connect_to_parent()) as connection:
+        connection.send("ready")
         while True:
             try:
                 files, chunks = connection.recv()

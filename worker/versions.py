@@ -123,6 +123,12 @@ class Versions:
             self._failed = {version: (why, at) for version, (why, at) in self._failed.items() if at > oldest}
             return {version: why for version, (why, _) in self._failed.items()}
 
+    @property
+    def loading_version(self) -> str | None:
+        """The version that is being loaded just now."""
+        scorer = self._loading
+        return scorer.version if scorer is not None and not scorer.loaded.done() else None
+
     def stats(self) -> ScorerStats:
         """What all versions together have done since the worker's start."""
         total = ScorerStats()

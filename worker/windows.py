@@ -110,9 +110,9 @@ class WindowTable:
         self._scores[positions] = scores
         if error is not None:
             self._failed.update(dict.fromkeys(positions.tolist(), error))
-        chunks, counts = np.unique(self._chunk_of[positions], return_counts=True)
-        self._rows_left[chunks] -= counts
-        return [self._finished(int(chunk)) for chunk in chunks[self._rows_left[chunks] == 0]]
+        counts = np.bincount(self._chunk_of[positions], minlength=len(self._rows_left))
+        self._rows_left -= counts
+        return [self._finished(int(chunk)) for chunk in np.flatnonzero((self._rows_left == 0) & (counts > 0))]
 
     def _finished(self, chunk: int) -> tuple[ChunkWork, ChunkScores]:
         work = self._window.tickets[chunk]

@@ -49,9 +49,7 @@ def make_keeper(ledger: Ledger) -> Iterator[Callable[[Any], LeaseKeeper]]:
 
     def make(ledger: Any) -> LeaseKeeper:
         failures: list[BaseException] = []
-        keeper = LeaseKeeper(
-            ledger, WORKER, lanes=(Lane.BULK,), about=dict, watch=lambda: None, on_fatal=failures.append
-        )
+        keeper = LeaseKeeper()
         keeper.start()
         keepers.append(keeper)
         return keeper

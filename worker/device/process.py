@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from scorequeue.errors import DeviceSickError, ScorequeueError, StoppingError
+from scorequeue.errors import DeviceSickError, ScorequeueError, StoppingError, VersionError
 from scorequeue.logs import fields
 from worker.backends import PaddedBatch
 from worker.child import Child, ChildLostError
@@ -21,11 +21,14 @@ HANGS_S, HANGS_FACTOR = 3.0, 10.0
 batch before, or the seconds that its start took: who waits as long as the remedy costs is wrong by a factor of two at
 most. The longest of them counts."""
 
+LOAD_S = 1_800.0
+"""Seconds that loading a version for the first time may take, with a conversion and a budget to measure."""
+
 RESTART_S = 60.0
 """Fewest seconds after which a process that starts anew, with a version that it has loaded before, counts as hung."""
 
-STARTS = 3
-"""Times in a row that a process may be lost while it starts anew before the device is called sick."""
+STARTS, PAUSE_S = 3, 1.0
+"""Times in a row that a process may fail to start anew before the device is called sick, and seconds between them."""
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +76,9 @@ class DeviceProcess:
             if self._is_closed:
                 raise StoppingError(f"version {self.request.version} is not loaded: the worker was told to stop")
             child = self._child = Child(CHILD_MODULE)
-        # The first time it may have to convert the version, which takes as long as it does.
-        timeout_s = max(RESTART_S, HANGS_FACTOR * self.loaded.start_s) if self.loaded else None
+        facts = fields("version_loading", version=self.request.version, pid=child.pid)
+        log.info("a device process loads a version", extra=facts)
+        timeout_s = max(RESTART_S, HANGS_FACTOR * self.loaded.start_s) if self.loaded else LOAD_S
         try:
             answer = child.call(self.request, timeout_s=timeout_s)
         except ChildLostError as error:
@@ -102,15 +106,16 @@ class DeviceProcess:
             began = time.monotonic()
             try:
                 self.start()
-            except ChildLostError as error:
+            except (ChildLostError, VersionError) as error:  # a shared folder may be away for a moment
                 lost = error
-                log.warning("device process was lost while it started", extra=fields("device_lost", error=str(error)))
+                log.warning("device process did not start", extra=fields("device_lost", error=str(error)))
+                time.sleep(PAUSE_S)
             else:
                 facts = fields("device_restarted", pid=self.pid, took_s=round(time.monotonic() - began, 2))
                 log.warning("device process was started anew", extra=facts)
                 return
         raise DeviceSickError(
-            f"version {self.request.version} cannot be loaded anew: its process was lost {STARTS} times ({lost})"
+            f"version {self.request.version} cannot be loaded anew, tried {STARTS} times: {lost}"
         ) from lost
 
     def send(self, batch: PaddedBatch) -> None:

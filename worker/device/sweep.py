@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import tempfile
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -146,9 +145,9 @@ def keep(token_budget: int, *, key: str, cache_dir: Path) -> None:
     kept = _read(cache_dir) | {key: token_budget}
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=cache_dir, delete=False) as file:
-            json.dump(kept, file, indent=2)
-        os.replace(file.name, cache_dir / FILE_NAME)  # another worker may read or write at the same time
+        aside = cache_dir / f"{FILE_NAME}.{uuid.uuid4().hex}"  # not a temporary file, which others could not read
+        aside.write_text(json.dumps(kept, indent=2))
+        aside.replace(cache_dir / FILE_NAME)  # another worker may read or write at the same time
     except OSError as error:
         log.warning("the token budget cannot be kept", extra=fields("cache_unwritable", error=str(error)))
 
