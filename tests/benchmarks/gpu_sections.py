@@ -69,7 +69,7 @@ class Sizes(NamedTuple):
     pipeline_s: float = 0.4
     bulk_s: float = 6.0
     lone: int = 200
-    compared: int = 4_096
+    compared: int = 2_048
     fit_rows: int = 3_200
     fit_epochs: int = 3
 

@@ -49,7 +49,7 @@ def make_keeper(ledger: Ledger) -> Iterator[Callable[[Any], LeaseKeeper]]:
 
     def make(ledger: Any) -> LeaseKeeper:
         failures: list[BaseException] = []
-        keeper = LeaseKeeper()
+        keeper = LeaseKeeper(ledger, WORKER, lanes=(Lane.BULK,), about=dict, on_fatal=failures.append)
         keeper.start()
         keepers.append(keeper)
         return keeper
