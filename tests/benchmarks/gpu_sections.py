@@ -182,7 +182,7 @@ class Bench:
         window, rows = concatenate([tokens] * copies), copies * len(texts)
         found = {}
         # With cuDNN each new shape takes so long that one mix has to do.
-        for is_cudnn_on in (True, False) if self._is_cuda and mix == MIXES[0] else (not self._is_cuda,):
+        for is_cudnn_on in (True, False) if mix == next(iter(MIXES)) else (False,):
             torch.backends.cuda.enable_cudnn_sdp(is_cudnn_on)
             how = "" if is_cudnn_on else ", cuDNN attention off"
             # The first pass meets shapes that the device has never seen.
