@@ -142,3 +142,16 @@ def test_a_closed_child_is_gone(child: Child) -> None:
     child.close()
 
     assert not psutil.pid_exists(child.pid)
+
+
+def test_a_stopped_child_is_given_up_though_a_message_does_not_fit_its_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who sends a batch holds a lock that everybody needs, so it must not wait for ever."""
+    monkeypatch.setattr("worker.child.SOCKET_S", 1)
+    child = Child("tests.strange_child")
+    os.kill(child.pid, signal.SIGSTOP)
+
+    with pytest.raises(ChildLostError, match="signal 9"):
+        child.send(bytes(4 << 20))
+
+    child.close()
+    assert not psutil.pid_exists(child.pid)
