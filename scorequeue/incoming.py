@@ -22,11 +22,12 @@ def check_room(versions: Path, *, size: int) -> None:
     Raises:
         InternalError: There is no room, or the folder cannot be written.
     """
-    probe = versions / f"{INCOMING}{secrets.token_hex(8)}"
+    there = next(folder for folder in (versions, *versions.absolute().parents) if folder.exists())
+    probe = there / f"{INCOMING}{secrets.token_hex(8)}"
     try:
-        probe.mkdir(parents=True)
+        probe.mkdir()
         probe.rmdir()
-        free = shutil.disk_usage(versions).free
+        free = shutil.disk_usage(there).free
     except OSError as error:
         raise _refusal(versions, "anything", str(error.strerror)) from error
     if free < size:

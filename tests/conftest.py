@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import uuid
@@ -17,6 +18,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing in the tests may reach for the hub unless a test serves one itself
 for name in [name for name in os.environ if name.startswith("SCOREQUEUE_")]:
     del os.environ[name]
+
+
+@pytest.fixture(autouse=True)
+def _log_levels_as_they_were() -> Iterator[None]:
+    """Commands that run in this process set the levels of our loggers, which ``caplog`` would then not see past."""
+    yield
+    for name in ("scorequeue", "producer", "worker", "training"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
 def test_connections_are_cut(stage: Stage) -> None:
     """A load balancer that drops idle or busy connections: everything connects anew, and no lease runs out."""
-    texts = sentences(20_000)
+    texts = sentences(40_000)
     with Proxy(stage.server.port) as proxy:
         worker = stage.start_worker(rows_per_s=3_000, url=proxy.url)
         job = stage.client.submit(texts)

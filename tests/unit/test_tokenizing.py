@@ -44,9 +44,18 @@ def make_pool() -> Iterator[MakePool]:
     assert fatal == []
 
 
+_others: set[psutil.Process] = set()
+
+
+@pytest.fixture(autouse=True)
+def _children_of_other_tests() -> None:
+    _others.clear()
+    _others.update(psutil.Process().children())
+
+
 def children() -> list[psutil.Process]:
-    """Those that were not reaped, too."""
-    return psutil.Process().children()
+    """Those of this test, and those that were not reaped, too."""
+    return [child for child in psutil.Process().children() if child not in _others]
 
 
 def encode_in(pool: TokenizerPool, files: TokenizerFiles, texts: list[str]) -> Encodings:
