@@ -99,7 +99,8 @@ def test_password_that_changes_under_a_worker_is_not_shown(server, registry, tmp
         admin.execute_command("ACL", "SETUSER", "worker", "resetpass", ">another-password")
         admin.execute_command("CLIENT", "KILL", "USER", "worker")
         for line in ("redis_away", "Cannot connect to"):
-            until(lambda line=line: line in worker.log.read_text(), what=f"a refused worker that says {line}")
+            said = f"a refused worker that says {line}"
+            until(lambda line=line: line in worker.log.read_text(), timeout_s=60, what=said)
         worker.terminate()
 
     assert_hidden(url, worker.log.read_text())
