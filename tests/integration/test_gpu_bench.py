@@ -43,7 +43,12 @@ def test_every_section_measures_something_on_a_cpu(tmp_path: Path) -> None:
     assert found["failed"] == {}, done.stderr
     assert found["machine"]["device"] == "cpu"
     figures = found["models"]["tiny"]
-    for name in (BASE, "bare loop, ids ready", "through the queue", "tokenizer alone, one process"):
+    for name in (
+        BASE,
+        "bare loop, ids ready, cuDNN attention off",
+        "through the queue",
+        "tokenizer alone, one process",
+    ):
         assert set(figures["rows_per_s"][name]) == set(MIXES)
         assert min(figures["rows_per_s"][name].values()) > 0
     assert sum(name.startswith("transformers pipeline") for name in figures["rows_per_s"]) == 4
