@@ -193,7 +193,9 @@ class TokenizerProcess:
 
     def _start(self) -> None:
         self._child = Child(CHILD_MODULE)
-        self._child.receive(START_S)  # it is there: the time for an answer does not hold its start
+        if self._child.receive(START_S) is None:  # else it is there, and its start takes no time of an answer
+            self._child.close()
+            raise ChildLostError(f"it did not start within {START_S:.0f} s")
 
     def encode(self, files: TokenizerFiles, chunks: Sequence[Sequence[str]]) -> list[Encodings]:
         """Tokenise the texts of chunks there; raises TokenizingError, or ChildLostError without an answer in time."""

@@ -196,7 +196,7 @@ def test_stop_and_release_end_with_their_time(server: RedisServer, ledger: Ledge
 
 
 def test_claims_that_find_nothing_move_nothing(ledger: Ledger, keeper: LeaseKeeper) -> None:
-    """The other lane is looked at four times a second; the watchdog must not take that for progress."""
+    """The other lane is looked at four times a second; an idle worker must not take that for work."""
     chunk = claim(ledger)
     keeper.hold([chunk.lease])
     claimed_at = keeper.moved_at
